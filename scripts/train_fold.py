@@ -1,0 +1,62 @@
+"""Trains folds of a run and writes their out-of-fold and test logits.
+
+    accelerate launch scripts/train_fold.py --fold 0
+    accelerate launch scripts/train_fold.py --config configs/wbcbench/convnextv2_tiny.yaml --fold all --resume
+
+Behaviours: creates oof/<run>/folds.csv and, per fold, oof/<run>/fold<k>/ with oof.npz, test.npz,
+metadata.json, history.csv, best.safetensors, metrics.json and last/. With the default configuration
+(configs/demo.yaml) it first renders its own images into input/demo/.
+"""
+
+import argparse
+
+from leukofold.cli import DEFAULT_CONFIG, add_config_arguments, main_guard
+from leukofold.errors import UserError
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--fold", nargs="+", default=["all"], metavar="K", help="one fold, several, or all")
+    parser.add_argument("--resume", action="store_true", help="skip complete folds, go on with an interrupted one")
+    parser.add_argument("--debug", action="store_true", help="a few batches of everything, into <run>-debug")
+    return parser.parse_args()
+
+
+def fold_numbers(words: list[str]) -> list[int] | None:
+    """Turns the words after ``--fold`` into numbers; None means all.
+
+    Raises:
+        UserError: A word is no number.
+    """
+    if words == ["all"]:
+        return None
+    strange = [word for word in words if not word.isdecimal()]
+    if strange:
+        raise UserError(f"--fold {strange[0]}: give fold numbers such as 0 1 2, or all")
+    return list(dict.fromkeys(int(word) for word in words))
+
+
+@main_guard
+def main() -> None:
+    """Entry point."""
+    arguments = parse_arguments()
+    folds = fold_numbers(arguments.fold)
+
+    from leukofold.config import load_config, run_name
+
+    paths = arguments.config or [DEFAULT_CONFIG]
+    config = load_config(paths, arguments.overrides)
+    name = (arguments.run or run_name(paths)) + ("-debug" if arguments.debug else "")
+
+    from leukofold.runs import RunFolder
+    from leukofold.training.fold import train_folds
+
+    train_folds(config, RunFolder(name), folds, arguments.resume, arguments.debug)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The table of cells: one row per image, the same for every competition.
+
+Everything after the competition's reader (folds, loaders, training, blending) sees only this table.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from leukofold.errors import UserError
+
+UNLABELLED = -1
+
+COLUMNS = {
+    "image_id": str,  # unique in the table, the competition's own name of the image
+    "path": str,  # file that holds the image
+    "bytes": np.int64,  # its size
+    "label": np.int64,  # index into class_names, UNLABELLED in the test set
+    "group": str,  # patient, subject or smear; rows of one group never cross folds; "" where unknown (test)
+    "source": str,  # data set that the image comes from
+    "is_external": bool,  # trained on, never scored in the headline metric
+    "split": str,  # the competition's own name of the part it belongs to
+}
+
+
+@dataclass(frozen=True)
+class CellTable:
+    """Cells of one competition.
+
+    Attributes:
+        frame: One row per image with the columns of ``COLUMNS``; the test set in the order of the
+            competition's own list.
+        class_names: The K classes in the order of the label indices.
+    """
+
+    frame: pd.DataFrame
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Checks the contract; a breach is a bug of the reader or a fault in the files.
+
+        Raises:
+            UserError: An image id stands twice.
+            ValueError: Columns, labels or groups do not keep the contract.
+        """
+        frame = self.frame
+        if list(frame.columns) != list(COLUMNS):
+            raise ValueError(f"columns {list(frame.columns)}, expected {list(COLUMNS)}")
+        twice = frame.image_id[frame.image_id.duplicated()]
+        if len(twice):
+            raise UserError(f"{len(twice)} image ids stand twice in the input, {twice.iloc[0]} first; keep one of each")
+        if len(frame) and not frame.label.between(UNLABELLED, len(self.class_names) - 1).all():
+            raise ValueError(f"labels outside 0..{len(self.class_names) - 1}")
+        if (self.labelled.group == "").any():
+            raise ValueError("a labelled image without a group")
+
+    @classmethod
+    def from_columns(cls, class_names: Sequence[str], **columns: Sequence[object] | np.ndarray) -> "CellTable":
+        """Builds a table from one sequence per column, in the types of ``COLUMNS``."""
+        frame = pd.DataFrame({name: pd.Series(columns[name], dtype=kind) for name, kind in COLUMNS.items()})
+        return cls(frame, tuple(class_names))
+
+    @property
+    def labelled(self) -> pd.DataFrame:
+        """Rows with a label: what is trained on and scored out of fold, index 0..n-1."""
+        return self.frame[self.frame.label != UNLABELLED].reset_index(drop=True)
+
+    @property
+    def test(self) -> pd.DataFrame:
+        """Rows without a label, in the order of the competition's list, index 0..n-1."""
+        return self.frame[self.frame.label == UNLABELLED].reset_index(drop=True)
+
+    def counts(self) -> pd.DataFrame:
+        """Counts images.
+
+        Returns:
+            Splits x classes (unlabelled ones under ``unlabelled``), in order of first appearance.
+        """
+        names = [*self.class_names, "unlabelled"]
+        table = pd.crosstab(self.frame.split, self.frame.label, dropna=False)
+        table = table.reindex(index=self.frame.split.unique(), columns=[*range(len(self.class_names)), UNLABELLED])
+        return table.fillna(0).astype(int).set_axis(names, axis=1).rename_axis(index="split", columns=None)
+
+    def fingerprint(self) -> str:
+        """Returns 16 hex digits that change with any id, label, group, source or file size, not with the folder."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        for column in ("image_id", "bytes", "label", "group", "source", "is_external", "split"):
+            digest.update("\n".join(self.frame[column].astype(str)).encode())
+        return digest.hexdigest()[:16]

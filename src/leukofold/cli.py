@@ -1,0 +1,78 @@
+"""What every command line shares: how it ends, and which configuration arguments it takes.
+
+Light on purpose: only the standard library is imported here, so that ``--help`` answers at once.
+"""
+
+import argparse
+import errno
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from leukofold.errors import UserError
+
+DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
+
+
+def main_guard(main: Callable[[], None]) -> Callable[[], None]:
+    """Ends a command on one clear line and exit code 2 where its user made a mistake.
+
+    ``UserError`` and a full disk become one line on standard error; Ctrl-C ends with exit code 130.
+    Anything else is a bug of ours and keeps its traceback. Under several processes only the first
+    one prints.
+
+    Args:
+        main: The command's entry point.
+
+    Returns:
+        The guarded entry point.
+    """
+
+    @functools.wraps(main)
+    def guarded() -> None:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        try:
+            main()
+        except UserError as error:
+            _end(str(error), 2)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                raise
+            where = f" while writing {error.filename}" if error.filename else ""
+            _end(f"{error.strerror}{where}: free some space or check the folder's rights, then run again", 2)
+        except KeyboardInterrupt:
+            _end("interrupted", 130)
+
+    return guarded
+
+
+def _end(message: str, code: int) -> None:
+    """Prints one line from the first process only, and exits."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stdout.flush()
+        print(f"error: {' '.join(message.split())}" if code == 2 else message, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--config``, ``--set`` and ``--run``, which together name a run and its settings."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        metavar="YAML",
+        help="configuration; may be given several times, later ones win (default: configs/demo.yaml)",
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="overrides one key by its dotted name, such as training.epochs=3",
+    )
+    parser.add_argument("--run", metavar="NAME", help="the run's name (default: the configuration's path)")

@@ -1,0 +1,144 @@
+"""What every competition answers: its files, its classes, its metric and its submission."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from leukofold.cells import CellTable
+from leukofold.errors import UserError
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found in an input folder.
+
+    Attributes:
+        table: The images that are there.
+        missing: Listed images whose files are not there, as paths.
+    """
+
+    table: CellTable
+    missing: list[str] = field(default_factory=list)
+
+
+class Competition(ABC):
+    """One competition: everything that is particular to it, and nothing else."""
+
+    name: str
+    title: str
+    class_names: tuple[str, ...]
+    metric: str  # headline metric, a key of leukofold.metrics.METRICS
+    submission_suffix: str
+    kaggle_download: tuple[str, ...]  # arguments of the Kaggle client that fetch the files
+    by_hand: str  # how to get the files without it
+    published_counts: Mapping[str, Mapping[str, int]]  # split -> class (or "unlabelled") -> images
+
+    @abstractmethod
+    def scan(self, root: Path) -> Scan:
+        """Reads the competition's lists and finds the images, without decoding any.
+
+        Args:
+            root: Folder that holds the files as downloaded.
+
+        Returns:
+            The table and the files that the lists name in vain.
+
+        Raises:
+            UserError: A list or a folder is missing, a column is missing, or a label is unknown.
+        """
+
+    def read(self, root: Path) -> CellTable:
+        """Reads the table of cells; like ``scan``, and refuses missing files.
+
+        Args:
+            root: Folder that holds the files as downloaded.
+
+        Returns:
+            The table.
+
+        Raises:
+            UserError: As ``scan``, or a listed image has no file.
+        """
+        found = self.scan(root)
+        if found.missing:
+            raise UserError(
+                f"{len(found.missing)} listed images have no file, {found.missing[0]} first; all are named by "
+                f"'python scripts/prepare_input.py --competition {self.name} --input {root}'"
+            )
+        return found.table
+
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
+        """Brings a decoded image to the competition's standard form.
+
+        Args:
+            image: H x W x 3 uint8, RGB.
+
+        Returns:
+            The same; sub-classes crop.
+        """
+        return image
+
+    @abstractmethod
+    def write_submission(self, path: Path, image_ids: Sequence[str], labels: np.ndarray) -> None:
+        """Writes predicted classes in the competition's format.
+
+        Args:
+            path: The file to write, with ``submission_suffix``.
+            image_ids: Test images, in the order of the competition's list.
+            labels: n class indices.
+        """
+
+    @abstractmethod
+    def check_submission(self, path: Path, root: Path) -> list[str]:
+        """Checks a submission against the competition's own test list.
+
+        Reads both with other code than what wrote them.
+
+        Args:
+            path: The submission.
+            root: Folder that holds the competition's files.
+
+        Returns:
+            One line per fault, none if the file can be uploaded.
+
+        Raises:
+            UserError: The submission or the test list is not there.
+        """
+
+    @abstractmethod
+    def upload_steps(self, path: Path, message: str) -> tuple[list[str], str]:
+        """Says how a submission is uploaded.
+
+        Args:
+            path: The submission.
+            message: The uploader's note.
+
+        Returns:
+            The Kaggle client's arguments (empty where there is no client), and the steps by hand.
+        """
+
+
+def need_folder(root: Path, competition: str) -> None:
+    """Refuses an input folder that is missing or empty.
+
+    Raises:
+        UserError: It is, and how to fill it.
+    """
+    if not root.is_dir() or not any(root.iterdir()):
+        state = "is empty" if root.is_dir() else "does not exist"
+        raise UserError(
+            f"{root}: the input folder {state}; see input/README.md for the files, or let "
+            f"'python scripts/prepare_input.py --competition {competition} --download' fetch them"
+        )
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Returns name -> bytes of a folder's files, in one pass over the folder; none if it is not there."""
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}

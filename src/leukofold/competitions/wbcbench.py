@@ -1,0 +1,233 @@
+"""WBCBench 2026: 13 classes of white blood cells under noise, blur and illumination shifts.
+
+Source: Kaggle competition ``wbc-bench-2026``; arXiv 2604.10797. Layout below the root::
+
+    phase1/*.jpg  phase2/train/*.jpg  phase2/eval/*.jpg  phase2/test/*.jpg
+    phase1_label.csv  phase2_train.csv  phase2_eval.csv      ID,labels,split
+    phase2_test.csv                                          ID,labels (empty)
+
+Patients are not named. The ids run patient by patient, so contiguous blocks of ids serve as groups
+(``pseudo_patients``). The same order betrays labels, so nothing that predicts may look at it.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from leukofold.cells import UNLABELLED, CellTable
+from leukofold.competitions.base import Competition, Scan, file_sizes, need_folder
+from leukofold.errors import UserError, name_some
+from leukofold.files import write_text
+
+CLASS_NAMES = ("BA", "BL", "BNE", "EO", "LY", "MMY", "MO", "MY", "PC", "PLY", "PMY", "SNE", "VLY")
+
+# List -> the split its rows belong to where it has no split column.
+LISTS = {
+    "phase1_label.csv": "phase1_train",
+    "phase2_train.csv": "phase2_train",
+    "phase2_eval.csv": "phase2_eval",
+    "phase2_test.csv": "phase2_test",
+}
+FOLDERS = {
+    "phase1_train": "phase1",
+    "phase2_train": "phase2/train",
+    "phase2_eval": "phase2/eval",
+    "phase2_test": "phase2/test",
+}
+LARGEST_GAP = 20  # ids of one patient lie closer than this; cutting phase 1 there gives its 74 patients
+
+_COUNTS = {  # published, in the order of CLASS_NAMES
+    "phase1_train": (74, 572, 111, 181, 2344, 98, 741, 108, 2, 2, 42, 3913, 100),
+    "phase2_train": (420, 1699, 340, 798, 6886, 335, 2454, 405, 56, 11, 76, 11135, 282),
+    "phase2_eval": (60, 412, 71, 169, 1571, 47, 466, 75, 32, 1, 34, 2306, 106),
+}
+
+
+class WBCBench(Competition):
+    """The files, the classes and the submission of WBCBench 2026."""
+
+    name = "wbcbench"
+    title = "WBCBench 2026"
+    class_names = CLASS_NAMES
+    metric = "macro_f1"
+    submission_suffix = ".csv"
+    kaggle_download = ("competitions", "download", "-c", "wbc-bench-2026")
+    by_hand = (
+        "the competition's page is https://www.kaggle.com/competitions/wbc-bench-2026 (closed; accepted members "
+        "still download there); the images are also released on Hugging Face as Xin-Tian/wbcbench2026 (CC BY-NC 4.0)"
+    )
+    published_counts = {
+        **{split: dict(zip(CLASS_NAMES, counts, strict=True)) for split, counts in _COUNTS.items()},
+        "phase2_test": {"unlabelled": 16477},
+    }
+
+    def scan(self, root: Path) -> Scan:
+        """Reads the four lists and finds their images; see the base class."""
+        need_folder(root, self.name)
+        rows = pd.concat([_read_list(root / name, split) for name, split in LISTS.items()], ignore_index=True)
+        rows = _drop_repeated(rows)
+        sizes = {split: file_sizes(root / folder) for split, folder in FOLDERS.items()}
+        rows["bytes"] = [sizes[split].get(name, -1) for split, name in zip(rows.split, rows.image_id, strict=True)]
+        rows["path"] = [
+            (root / FOLDERS[split] / name).as_posix() for split, name in zip(rows.split, rows.image_id, strict=True)
+        ]
+        absent = rows.bytes < 0
+        found = rows[~absent]
+        table = CellTable.from_columns(
+            CLASS_NAMES,
+            image_id=found.image_id.to_numpy(),
+            path=found.path.to_numpy(),
+            bytes=found.bytes.to_numpy(),
+            label=found.label.to_numpy(),
+            group=_groups(rows)[~absent.to_numpy()],
+            source=np.full(len(found), self.name),
+            is_external=np.zeros(len(found), bool),
+            split=found.split.to_numpy(),
+        )
+        return Scan(table, rows.path[absent].tolist())
+
+    def write_submission(self, path: Path, image_ids: Sequence[str], labels: np.ndarray) -> None:
+        """Writes ``ID,labels`` with class abbreviations; see the base class."""
+        lines = [f"{image_id},{CLASS_NAMES[label]}" for image_id, label in zip(image_ids, labels, strict=True)]
+        write_text(path, "\n".join(["ID,labels", *lines]) + "\n")
+
+    def check_submission(self, path: Path, root: Path) -> list[str]:
+        """Compares columns, row count, ids, their order and labels with ``phase2_test.csv``; see the base class."""
+        expected = [row["ID"] for row in _plain_csv(root / "phase2_test.csv")[1]]
+        header, rows = _plain_csv(path)
+        if header != ["ID", "labels"]:
+            return [f"the header is '{','.join(header)}', it must be 'ID,labels'"]
+        ids = [row["ID"] or "" for row in rows]
+        faults = []
+        if len(ids) != len(expected):
+            faults.append(f"{len(ids)} rows, the test list has {len(expected)}")
+        twice = sorted(name for name, times in Counter(ids).items() if times > 1)
+        if twice:
+            faults.append(f"ids more than once: {name_some(twice)}")
+        lacking = sorted(set(expected) - set(ids))
+        if lacking:
+            faults.append(f"ids of the test list not there: {name_some(lacking)}")
+        unknown = sorted(set(ids) - set(expected))
+        if unknown:
+            faults.append(f"ids that the test list does not have: {name_some(unknown)}")
+        if not faults and ids != expected:
+            first = next(i for i, (a, b) in enumerate(zip(ids, expected, strict=True)) if a != b)
+            faults.append(f"the order differs from the test list's, first in row {first + 1}: {ids[first]}")
+        wrong = [f"{row['ID']}: '{row['labels'] or ''}'" for row in rows if row["labels"] not in CLASS_NAMES]
+        if wrong:
+            faults.append(f"blank or unknown labels: {name_some(wrong)}; known ones are {' '.join(CLASS_NAMES)}")
+        if any(None in row for row in rows):
+            faults.append("a row with more than two fields")
+        return faults
+
+    def upload_steps(self, path: Path, message: str) -> tuple[list[str], str]:
+        """Uploads through the Kaggle client; see the base class."""
+        arguments = ["competitions", "submit", "-c", "wbc-bench-2026", "-f", str(path), "-m", message]
+        return arguments, "upload it at https://www.kaggle.com/competitions/wbc-bench-2026/submit"
+
+
+def pseudo_patients(image_ids: Sequence[str], labels: np.ndarray, resets: bool) -> np.ndarray:
+    """Recovers blocks of ids that belong to one patient each.
+
+    The organisers number the images patient by patient and, within a patient of phase 2, class by
+    class. Sorted by number, a block ends at a gap of more than ``LARGEST_GAP`` ids and, with
+    ``resets``, where the class index falls. Two neighbours that the rule cannot tell apart share a
+    block, which keeps cross-validation honest; it finds about 198 of phase 2's 222 patients.
+
+    Args:
+        image_ids: n names that start with a number, such as ``01447013.jpg``.
+        labels: n class indices in alphabetical class order.
+        resets: Whether a falling class index ends a block (phase 2).
+
+    Returns:
+        n block numbers, 0 upwards in the order of the ids.
+    """
+    numbers = np.array([int(Path(name).stem) for name in image_ids], dtype=np.int64)
+    order = np.argsort(numbers, kind="stable")
+    ends = np.diff(numbers[order]) > LARGEST_GAP
+    if resets:
+        ends |= np.diff(np.asarray(labels)[order]) < 0
+    blocks = np.empty(len(numbers), dtype=np.int64)
+    blocks[order] = np.concatenate([[0], np.cumsum(ends)]) if len(numbers) else []
+    return blocks
+
+
+def _groups(rows: pd.DataFrame) -> np.ndarray:
+    """Names the patient of each row: the released hash where there is one, else the pseudo-patient; test: ""."""
+    groups = np.full(len(rows), "", dtype=object)
+    for split in (name for name in FOLDERS if name != "phase2_test"):
+        mask = (rows.split == split).to_numpy()
+        part = rows[mask]
+        blocks = pseudo_patients(part.image_id.tolist(), part.label.to_numpy(), resets=split != "phase1_train")
+        groups[mask] = [f"{split}-{block:03d}" for block in blocks]
+    hashed = (rows.patient != "").to_numpy() & (rows.split != "phase2_test").to_numpy()
+    groups[hashed] = rows.patient[hashed]
+    return groups
+
+
+def _read_list(path: Path, default_split: str) -> pd.DataFrame:
+    """Reads one list into image_id, label, split and patient ("" where it is not told)."""
+    if not path.is_file():
+        raise UserError(f"{path}: the list is missing; see input/README.md for the files of WBCBench")
+    try:
+        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable CSV: {error}") from None
+    raw = raw[[column for column in raw.columns if not column.startswith("Unnamed")]]
+    for column in ("ID", "labels"):
+        if column not in raw.columns:
+            raise UserError(f"{path}: no column '{column}', only {', '.join(raw.columns)}; download the file again")
+    splits = raw["split"] if "split" in raw.columns else pd.Series(default_split, index=raw.index)
+    strange = sorted(set(splits) - set(FOLDERS))
+    if strange:
+        raise UserError(f"{path}: unknown split '{strange[0]}'; known ones are {', '.join(FOLDERS)}")
+    bad_ids = [name for name in raw["ID"] if not (name.endswith(".jpg") and name[:-4].isdecimal())]
+    if bad_ids:
+        raise UserError(f"{path}: column 'ID' holds '{bad_ids[0]}', expected digits and .jpg; download the file again")
+    return pd.DataFrame(
+        {
+            "image_id": raw["ID"],
+            "label": UNLABELLED if default_split == "phase2_test" else _label_indices(path, raw),
+            "split": splits,
+            "patient": raw["patient_hash"] if "patient_hash" in raw.columns else "",
+        }
+    )
+
+
+def _label_indices(path: Path, raw: pd.DataFrame) -> list[int]:
+    """Turns abbreviations into indices, refusing unknown ones."""
+    index = {name: i for i, name in enumerate(CLASS_NAMES)}
+    unknown = raw[~raw["labels"].isin(CLASS_NAMES)]
+    if len(unknown):
+        first = unknown.iloc[0]
+        raise UserError(
+            f"{path}: unknown label '{first['labels']}' at {first['ID']} ({len(unknown)} in all); "
+            f"known ones are {' '.join(CLASS_NAMES)}"
+        )
+    return [index[name] for name in raw["labels"]]
+
+
+def _drop_repeated(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keeps one of rows that two lists repeat word for word (phase2_train.csv may repeat phase 1's)."""
+    return rows.drop_duplicates(["image_id", "label", "split"]).reset_index(drop=True)
+
+
+def _plain_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Reads a CSV with the standard library: header and rows."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    rows = list(reader)
+    return list(reader.fieldnames or []), rows
+
+
+COMPETITION = WBCBench()

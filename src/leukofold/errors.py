@@ -1,0 +1,17 @@
+"""The one exception for mistakes a user can repair, and how a command ends on it.
+
+A ``UserError`` carries one line: what is wrong, which file or key, what to do. Command lines turn it
+into that line on standard error and exit code 2, without a traceback (see ``leukofold.cli.main``).
+"""
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """A mistake in the input, the configuration or the call that its user can repair."""
+
+
+def name_some(values: Sequence[str], most: int = 3) -> str:
+    """Lists the first few of many values, for a message of one line."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(values[:most]) + more

@@ -1,0 +1,158 @@
+"""Everything that is settled before the first weight is drawn: data, folds and where results go."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from leukofold.cells import CellTable
+from leukofold.competitions import Competition, get_competition
+from leukofold.config import Config
+from leukofold.errors import UserError
+from leukofold.folds import saved_folds
+from leukofold.images import check_images
+from leukofold.provenance import git_commit, library_versions
+from leukofold.rendering import is_current, render, rendered_info
+from leukofold.runs import RunFolder
+
+T = TypeVar("T")
+
+DEBUG_IMAGES = 32  # per fold and of the test set
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A configuration that has met its data.
+
+    Attributes:
+        config: The resolved configuration.
+        run: Where results go.
+        competition: Whose files they are.
+        table: All cells.
+        labelled: n rows to train on and score.
+        folds: n fold numbers.
+        test: The rows to predict.
+        rendered: Whether the project drew the images itself.
+        debug: Whether this is a few batches of everything only.
+    """
+
+    config: Config
+    run: RunFolder
+    competition: Competition
+    table: CellTable
+    labelled: pd.DataFrame
+    folds: np.ndarray
+    test: pd.DataFrame
+    rendered: bool
+    debug: bool
+
+    def metadata(self, fold: int) -> dict[str, Any]:
+        """Tells all that the fold's result depends on, and where it came from."""
+        return {
+            "run": self.run.name,
+            "fold": fold,
+            "competition": self.competition.name,
+            "metric": self.competition.metric,
+            "class_names": list(self.table.class_names),
+            "rendered": self.rendered,
+            "debug": self.debug,
+            "split_by": self.config.folds.by,
+            "input": str(self.config.data.root),
+            "data_fingerprint": self.table.fingerprint(),
+            "config_digest": self.config.digest(),
+            "config": self.config.resolved(),
+            "commit": git_commit(),
+            "versions": library_versions(),
+        }
+
+
+def open_experiment(config: Config, run: RunFolder, debug: bool = False, progress: bool = True) -> Experiment:
+    """Reads the data of a configuration, checks every image, and settles the folds.
+
+    Args:
+        config: The resolved configuration.
+        run: Where results go.
+        debug: Keep a few images of each fold and of the test set, and train two epochs.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        UserError: Files are missing or unreadable, or the folds cannot be made.
+    """
+    data = config.data
+    competition = get_competition(data.competition)
+    if data.render is not None and not is_current(data.root, competition.name, data.render):
+        render(competition.name, data.root, data.render, progress=progress)
+    table = competition.read(data.root)
+    check_images(table.frame, data.cache, progress)
+    labelled, test = table.labelled, table.test
+    if test.empty:
+        raise UserError(f"{data.root}: no test images found; see input/README.md")
+    folds = saved_folds(run.folds_csv, labelled, config.folds)
+    if debug:
+        kept = np.sort(np.concatenate([np.flatnonzero(folds == k)[:DEBUG_IMAGES] for k in range(config.folds.count)]))
+        labelled, folds, test = labelled.iloc[kept].reset_index(drop=True), folds[kept], test.head(DEBUG_IMAGES)
+        epochs = min(2, config.training.epochs)
+        config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
+    rendered = rendered_info(data.root) is not None
+    return Experiment(config, run, competition, table, labelled, folds, test, rendered, debug)
+
+
+def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Runs ``work`` on the main process, then on the others, which find its files ready.
+
+    A user's mistake ends every process in the same way; without this, the others would wait for
+    the main process for ever.
+
+    Args:
+        accelerator: The processes.
+        work: What to do; repeating it is cheap.
+
+    Returns:
+        Each process's own result.
+
+    Raises:
+        UserError: The main process met one.
+    """
+    fault: list[str | None] = [None]
+    result = None
+    if accelerator.is_main_process:
+        try:
+            result = work()
+        except UserError as error:
+            fault = [str(error)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(fault)
+    if fault[0] is not None:
+        raise UserError(fault[0])
+    return work() if result is None else result
+
+
+def experiment_summary(experiment: Experiment) -> str:
+    """Describes the data and the split in a few lines, for the log."""
+    labelled, by = experiment.labelled, experiment.config.folds.by
+    counts = np.bincount(labelled.label, minlength=len(experiment.table.class_names))
+    classes = "  ".join(f"{name} {n}" for name, n in zip(experiment.table.class_names, counts, strict=True))
+    drawn = "  (RENDERED images, drawn by this project: no result on them says anything about patients)"
+    leak = "" if by == "group" else "  (image-level: patients cross folds, scores are too high)"
+    return "\n".join(
+        [
+            f"{experiment.competition.title}, {experiment.config.data.root}{drawn if experiment.rendered else ''}",
+            f"  {len(labelled)} labelled images of {labelled.group.nunique()} groups, {len(experiment.test)} to predict",
+            f"  {classes}",
+            f"  {experiment.config.folds.count} folds by {by}{leak}",
+        ]
+    )
+
+
+def working_path(path: Path) -> str:
+    """Shows a path below the working folder as relative to it."""
+    absolute, here = path.resolve(), Path.cwd()
+    return absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) else str(path)

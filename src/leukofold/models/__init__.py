@@ -1,0 +1,1 @@
+"""Networks: a timm backbone, a head, and normalisation inside."""

@@ -1,0 +1,93 @@
+"""The network that is trained: normalisation, a timm backbone and a head, in one module."""
+
+import difflib
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from leukofold.config import ImageConfig, ModelConfig
+from leukofold.errors import UserError
+from leukofold.models.heads import build_head
+from leukofold.models.pretrained import load_backbone
+
+
+class Classifier(nn.Module):
+    """Classifies uint8 images.
+
+    Mean and deviation are buffers of the network, so that a checkpoint knows its own preprocessing
+    and images travel to the device as bytes.
+
+    Args:
+        model: Backbone, weights and head.
+        image: Input size and normalisation.
+        classes: K.
+
+    Raises:
+        UserError: The backbone is unknown or its weights cannot be had.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, model: ModelConfig, image: ImageConfig, classes: int) -> None:
+        super().__init__()
+        self.backbone = build_backbone(model, image.size)
+        self.head = build_head(model, int(self.backbone.head_hidden_size), classes)
+        defaults = self.backbone.pretrained_cfg
+        for name, given in (("mean", image.mean), ("std", image.std)):
+            values = torch.tensor(given if given is not None else defaults[name], dtype=torch.float32)
+            self.register_buffer(name, values.view(1, 3, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns logits.
+
+        Args:
+            images: n x 3 x S x S uint8, RGB.
+
+        Returns:
+            n x K.
+        """
+        normalised = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        logits: torch.Tensor = self.head(self.backbone(normalised))
+        return logits
+
+
+def build_backbone(config: ModelConfig, size: int) -> nn.Module:
+    """Builds a timm backbone that returns pooled features.
+
+    Args:
+        config: Its name, weights and stochastic depth.
+        size: Side of the input, pixels.
+
+    Returns:
+        A module from n x 3 x size x size to n x head_hidden_size.
+
+    Raises:
+        UserError: The name is unknown, or the weights cannot be fetched or do not fit.
+    """
+    plain = config.backbone.split(".")[0]
+    if plain not in timm.list_models():
+        near = difflib.get_close_matches(plain, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "python -c 'import timm; print(timm.list_models())'"
+        raise UserError(f"model.backbone: timm {timm.__version__} has no '{config.backbone}'; {hint}")
+    arguments: dict[str, object] = {"num_classes": 0}
+    defaults = timm.get_pretrained_cfg(config.backbone)
+    if defaults is not None and defaults.fixed_input_size:
+        arguments["img_size"] = size
+    if config.drop_path:
+        arguments["drop_path_rate"] = config.drop_path
+    try:
+        backbone = timm.create_model(config.backbone, pretrained=config.pretrained is True, **arguments)
+    except TypeError as error:
+        raise UserError(f"model.backbone: {config.backbone} does not take {arguments}: {error}") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"model.pretrained: the weights of {config.backbone} cannot be fetched ({str(error).splitlines()[0]}); "
+            "name a local file with --set model.pretrained=FILE, or train from scratch with model.pretrained=false"
+        ) from None
+    if isinstance(config.pretrained, Path):
+        classifier = backbone.pretrained_cfg.get("classifier") or ()
+        load_backbone(backbone, config.pretrained, (classifier,) if isinstance(classifier, str) else tuple(classifier))
+    return backbone

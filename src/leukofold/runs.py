@@ -1,0 +1,247 @@
+"""The run folder: the one module that knows how a run lies on disk.
+
+::
+
+    oof/<run>/folds.csv                  image_id,group,fold of every labelled image
+    oof/<run>/fold<k>/oof.npz            logits of the fold's held-out images
+                      test.npz           logits of the test images
+                      metadata.json      configuration, commit, versions, data, classes, preprocessing
+                      history.csv        one row per epoch
+                      best.safetensors   the weights that scored best, as used for both
+                      metrics.json       scores; written last: a fold that has it is complete
+                      last/state.pt      what --resume goes on from
+"""
+
+import csv
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from leukofold.errors import UserError
+from leukofold.files import replacing, write_json
+
+RUNS = Path("oof")  # where runs lie, below the working folder
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits of n images, with everything needed to align, score and combine them.
+
+    Attributes:
+        image_id: n ids.
+        logits: n x K float32, before softmax, averaged over TTA views.
+        class_names: K names.
+        group: n groups ("" in the test set).
+        is_external: n booleans.
+        label: n class indices; None in the test set.
+    """
+
+    image_id: np.ndarray
+    logits: np.ndarray
+    class_names: tuple[str, ...]
+    group: np.ndarray
+    is_external: np.ndarray
+    label: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls, frame: pd.DataFrame, logits: np.ndarray, class_names: Sequence[str], labelled: bool
+    ) -> "Predictions":
+        """Puts logits beside the rows of a ``CellTable`` that they were computed for."""
+        return cls(
+            image_id=frame.image_id.to_numpy(dtype=str),
+            logits=logits.astype(np.float32),
+            class_names=tuple(class_names),
+            group=frame.group.to_numpy(dtype=str),
+            is_external=frame.is_external.to_numpy(dtype=bool),
+            label=frame.label.to_numpy(dtype=np.int64) if labelled else None,
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes an ``.npz`` file in one step.
+
+        Raises:
+            ValueError: Lengths disagree, an id stands twice, or a logit is not finite.
+        """
+        n = len(self.image_id)
+        if self.logits.shape != (n, len(self.class_names)) or len(np.unique(self.image_id)) != n:
+            raise ValueError(f"{path}: {n} ids and logits {self.logits.shape} for {len(self.class_names)} classes")
+        if not np.isfinite(self.logits).all():
+            raise ValueError(f"{path}: logits that are not finite")
+        arrays = {
+            "image_id": self.image_id,
+            "logits": self.logits,
+            "class_names": np.array(self.class_names),
+            "group": self.group,
+            "is_external": self.is_external,
+        }
+        if self.label is not None:
+            arrays["label"] = self.label
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> "Predictions":
+        """Reads an ``.npz`` file; no code in it is ever run.
+
+        Raises:
+            UserError: The file is missing, damaged or lacks an array.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(
+                    image_id=arrays["image_id"],
+                    logits=arrays["logits"],
+                    class_names=tuple(str(name) for name in arrays["class_names"]),
+                    group=arrays["group"],
+                    is_external=arrays["is_external"],
+                    label=arrays["label"] if "label" in arrays else None,
+                )
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; train that fold again") from None
+        except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: not a file of predictions ({error}); train that fold again") from None
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """One fold of a run on disk."""
+
+    path: Path
+
+    @property
+    def weights(self) -> Path:
+        """The best weights, safetensors."""
+        return self.path / "best.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """What an interrupted training goes on from."""
+        return self.path / "last" / "state.pt"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch."""
+        return self.path / "history.csv"
+
+    @property
+    def complete(self) -> bool:
+        """Whether the fold's training came to its end."""
+        return (self.path / "metrics.json").exists()
+
+    def metadata(self) -> dict[str, Any]:
+        """Reads what was written when the fold's training began; empty if there is none."""
+        return _read_json(self.path / "metadata.json")
+
+    def metrics(self) -> dict[str, Any]:
+        """Reads the fold's scores; empty if it is not complete."""
+        return _read_json(self.path / "metrics.json")
+
+    def predictions(self, kind: str) -> Predictions:
+        """Reads ``oof`` or ``test``."""
+        return Predictions.load(self.path / f"{kind}.npz")
+
+    def begin(self, metadata: Mapping[str, Any]) -> None:
+        """Clears an earlier training of this fold away and notes what the new one is made of."""
+        for name in ("metrics.json", "oof.npz", "test.npz", "history.csv", "best.safetensors", "last/state.pt"):
+            (self.path / name).unlink(missing_ok=True)
+        write_json(self.path / "metadata.json", dict(metadata))
+
+    def finish(self, oof: Predictions, test: Predictions, metrics: Mapping[str, Any]) -> None:
+        """Writes the results, the mark of completeness last."""
+        oof.save(self.path / "oof.npz")
+        test.save(self.path / "test.npz")
+        write_json(self.path / "metrics.json", dict(metrics))
+
+    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes one row per epoch."""
+        with replacing(self.history) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk."""
+
+    name: str
+    root: Path = RUNS
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.root / self.name
+
+    @property
+    def folds_csv(self) -> Path:
+        """The split of the labelled images."""
+        return self.path / "folds.csv"
+
+    def fold(self, k: int) -> FoldFolder:
+        """Returns the folder of fold k."""
+        return FoldFolder(self.path / f"fold{k}")
+
+    def complete_folds(self) -> list[int]:
+        """Returns the numbers of the folds whose training came to its end."""
+        found = (path.name for path in self.path.glob("fold[0-9]*") if FoldFolder(path).complete)
+        return sorted(int(name[4:]) for name in found if name[4:].isdecimal())
+
+    def need_same(self, metadata: Mapping[str, Any], replaced: int | None = None) -> None:
+        """Refuses to mix a new fold into a run of another configuration, data or classes.
+
+        Args:
+            metadata: What the new fold is made of.
+            replaced: The fold that is trained afresh, and so may be of anything.
+
+        Raises:
+            UserError: A fold of the run was made of something else; names the key.
+        """
+        for path in sorted(self.path.glob("fold[0-9]*")):
+            other = FoldFolder(path).metadata()
+            if not other or path.name == f"fold{replaced}":
+                continue
+            for key in ("config_digest", "data_fingerprint", "class_names"):
+                if other[key] != metadata[key]:
+                    what = _first_difference(other["config"], metadata["config"]) if key == "config_digest" else key
+                    raise UserError(
+                        f"{path}: the run was trained with another {what}; name another run with --run NAME, "
+                        f"or delete {self.path}"
+                    )
+
+
+def find_runs(root: Path = RUNS) -> list[RunFolder]:
+    """Finds every run that has a complete fold, by name."""
+    folders = {path.parent.parent for path in root.glob("**/fold[0-9]*/metrics.json")}
+    return [RunFolder(path.relative_to(root).as_posix(), root) for path in sorted(folders)]
+
+
+def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
+    """Names the first key in which two resolved configurations differ, with both values."""
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            inner = _first_difference(a, b, f"{prefix}{key}.")
+            if inner != "configuration":
+                return inner
+        elif a != b and f"{prefix}{key}" not in ("data.root", "data.cache", "data.workers", "training.trackers"):
+            return f"{prefix}{key} ({a}, now {b})"
+    return "configuration"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; empty if the file is not there."""
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not readable ({error}); train that fold again") from None
+    assert isinstance(value, dict)
+    return value

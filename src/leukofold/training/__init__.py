@@ -1,0 +1,1 @@
+"""Training one fold: losses, checkpoints, trackers and the loop."""
