@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -64,50 +64,24 @@ def unreadable_images(paths: Sequence[str], workers: int | None = None, progress
 
     Args:
         paths: n image files.
-        workers: Processes; by default one per core.
+        workers: Threads (OpenCV decodes without Python's lock); by default one per core.
         progress: Whether to show a progress bar.
 
     Returns:
         One line per unreadable image, in the order of ``paths``.
     """
-    workers = workers or os.cpu_count() or 1
-    chunks = [list(paths[i : i + 64]) for i in range(0, len(paths), 64)]
-    bar = tqdm(total=len(paths), desc="decoding images", unit="image", disable=not progress)
-    with bar:
-        faults: list[str] = []
-        for chunk, found in zip(chunks, _decode_chunks(chunks, workers), strict=True):
-            faults += found
-            bar.update(len(chunk))
-    return faults
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        bar = tqdm(pool.map(_fault, paths), total=len(paths), desc="decoding images", unit="image", disable=not progress)
+        return [fault for fault in bar if fault is not None]
 
 
-def _decode_chunks(chunks: list[list[str]], workers: int) -> Iterator[list[str]]:
-    """Decodes chunks in parallel; a small job is not worth a pool."""
-    if workers == 1 or len(chunks) < 4:
-        yield from map(_faults, chunks)
-        return
-    import multiprocessing
-
-    # Not forked: a fork of a process that has run torch's threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_single_thread) as pool:
-        yield from pool.map(_faults, chunks)
-
-
-def _single_thread() -> None:
-    """Keeps OpenCV from starting a thread per core in each of several processes."""
-    cv2.setNumThreads(0)
-
-
-def _faults(paths: list[str]) -> list[str]:
-    """Decodes a chunk; returns what is wrong with those that fail."""
-    found = []
-    for path in paths:
-        try:
-            read_image(path)
-        except CorruptImageError as error:
-            found.append(str(error))
-    return found
+def _fault(path: str) -> str | None:
+    """Decodes one image; returns what is wrong with it, if anything is."""
+    try:
+        read_image(path)
+    except CorruptImageError as error:
+        return str(error)
+    return None
 
 
 def check_images(frame: pd.DataFrame, cache: Path, progress: bool = True) -> None:

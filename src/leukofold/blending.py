@@ -1,0 +1,225 @@
+"""Combining runs: loading them whole, refusing what does not belong together, averaging logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from leukofold.errors import UserError, name_some
+from leukofold.metrics import score
+from leukofold.runs import RUNS, Predictions, RunFolder, find_runs
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run with all its complete folds.
+
+    Attributes:
+        name: The run's name.
+        metadata: What its first fold is made of; the other folds agree in all that matters.
+        split: image_id, group and fold of every labelled image.
+        oof: Held-out images of the complete folds, in the order of ``split``.
+        folds: The fold of each row of ``oof``.
+        test: Test images, logits averaged over the folds' networks.
+    """
+
+    name: str
+    metadata: dict[str, Any]
+    split: pd.DataFrame
+    oof: Predictions
+    folds: np.ndarray
+    test: Predictions
+
+    @property
+    def missing_folds(self) -> list[int]:
+        """Folds of the configuration that are not trained yet."""
+        return sorted(set(range(self.metadata["config"]["folds"]["count"])) - set(self.folds.tolist()))
+
+
+def load_run(run: RunFolder) -> LoadedRun:
+    """Loads a run's complete folds.
+
+    Args:
+        run: The run's folder.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: It has no complete fold, its folds are of different making, or their rows are not
+            those of its split, each exactly once.
+    """
+    complete = run.complete_folds()
+    if not complete:
+        known = [found.name for found in find_runs(run.root)]
+        hint = f"runs there: {', '.join(known)}" if known else "train one with scripts/train_fold.py"
+        raise UserError(f"{run.path}: no run with a complete fold; {hint}")
+    metadata = run.fold(complete[0]).metadata()
+    run.need_same(metadata)
+    parts = [run.fold(k).predictions("oof") for k in complete]
+    tests = [run.fold(k).predictions("test") for k in complete]
+    for k, part, test in zip(complete, parts, tests, strict=True):
+        _need_equal(run.fold(k).path, "class order", list(part.class_names), metadata["class_names"])
+        _need_equal(run.fold(k).path, "test images", test.image_id.tolist(), tests[0].image_id.tolist())
+    split = _read_split(run.folds_csv)
+    if metadata["debug"]:
+        split = split[split.image_id.isin(np.concatenate([part.image_id for part in parts]))]
+    rows = split[split.fold.isin(complete)]
+    oof = _in_order(run.path, parts, rows.image_id.to_numpy(dtype=str))
+    mean = np.mean([test.logits.astype(np.float64) for test in tests], axis=0)
+    test = Predictions(tests[0].image_id, mean, oof.class_names, tests[0].group, tests[0].is_external)
+    return LoadedRun(run.name, metadata, split, oof, rows.fold.to_numpy(), test)
+
+
+def select_runs(names: Sequence[str], competition: str | None, root: Path = RUNS) -> dict[str, list[LoadedRun]]:
+    """Chooses the runs to blend.
+
+    Args:
+        names: Runs by name; empty: every run found. Among those found, debug runs are left out, and
+            runs on rendered images where there are runs on real ones.
+        competition: Keep only this competition's runs; None: all.
+        root: Where runs lie.
+
+    Returns:
+        Competition -> its runs, by name.
+
+    Raises:
+        UserError: No run is left, or a named one is not there or of another competition.
+    """
+    runs = [load_run(RunFolder(name, root)) for name in names] or [load_run(run) for run in find_runs(root)]
+    chosen: dict[str, list[LoadedRun]] = {}
+    for run in runs:
+        own = run.metadata["competition"]
+        if names and competition not in (None, own):
+            raise UserError(f"--run {run.name}: it is a run of {own}, not of {competition}")
+        if competition in (None, own) and (names or not run.metadata["debug"]):
+            chosen.setdefault(own, []).append(run)
+    if not names:
+        for own, found in chosen.items():
+            real = [run for run in found if not run.metadata["rendered"]]
+            if real and len(real) < len(found):
+                left_out = [run.name for run in found if run.metadata["rendered"]]
+                print(f"left out, of rendered images: {name_some(left_out)}")
+                chosen[own] = real
+    if not chosen:
+        what = f" of {competition}" if competition else ""
+        raise UserError(f"{root}: no complete run{what} to blend; train one with scripts/train_fold.py")
+    return chosen
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Runs of one competition, combined.
+
+    Attributes:
+        runs: The runs.
+        oof: Held-out images with averaged logits.
+        folds: The fold of each row of ``oof``.
+        test: Test images with averaged logits.
+    """
+
+    runs: Sequence[LoadedRun]
+    oof: Predictions
+    folds: np.ndarray
+    test: Predictions
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What all runs have in common: competition, metric, input, data fingerprint, classes."""
+        return self.runs[0].metadata
+
+    def scores(self) -> dict[str, float]:
+        """Scores the blend on the competition's held-out images."""
+        return competition_scores(self.oof)
+
+
+def blend_runs(runs: Sequence[LoadedRun]) -> Blend:
+    """Averages logits over runs, with equal weights.
+
+    Args:
+        runs: At least one, all of the same competition, data, classes, split and folds.
+
+    Returns:
+        The blend, its rows in the order of the first run.
+
+    Raises:
+        UserError: Runs do not belong together; says which and in what they differ.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        for title, key in (("data", "data_fingerprint"), ("class order", "class_names"), ("rendering", "rendered")):
+            _need_equal(f"{run.name} and {first.name}", title, run.metadata[key], first.metadata[key])
+        folds, others = (r.split.set_index("image_id").fold.to_dict() for r in (run, first))
+        _need_equal(f"{run.name} and {first.name}", "split into folds", folds, others)
+        trained = [sorted(set(r.folds.tolist())) for r in (run, first)]
+        _need_equal(f"{run.name} and {first.name}", f"trained folds ({trained[0]}, {trained[1]})", *trained)
+    oof = _average([run.oof for run in runs])
+    test = _average([run.test for run in runs])
+    return Blend(runs, oof, first.folds, test)
+
+
+def competition_scores(oof: Predictions, rows: np.ndarray | None = None) -> dict[str, float]:
+    """Scores out-of-fold logits on the competition's own images.
+
+    Args:
+        oof: With labels.
+        rows: n booleans that choose rows; None: all.
+
+    Returns:
+        As ``metrics.score``.
+    """
+    assert oof.label is not None
+    kept = ~oof.is_external if rows is None else ~oof.is_external & rows
+    return score(oof.label[kept], oof.logits[kept])
+
+
+def _average(parts: Sequence[Predictions]) -> Predictions:
+    """Averages logits row by row, after bringing all to the first one's order of ids."""
+    first = parts[0]
+    rank = np.argsort(first.image_id)
+    total = np.zeros(first.logits.shape, dtype=np.float64)
+    for part in parts:
+        order = np.argsort(part.image_id)
+        if not np.array_equal(part.image_id[order], first.image_id[rank]):
+            raise UserError("the runs scored different images; train them on the same input")
+        total[rank] += part.logits[order]
+    mean = (total / len(parts)).astype(np.float32)
+    return Predictions(first.image_id, mean, first.class_names, first.group, first.is_external, first.label)
+
+
+def _in_order(where: Path, parts: Sequence[Predictions], image_ids: np.ndarray) -> Predictions:
+    """Joins folds and orders their rows; each id must be there exactly once."""
+    joined = np.concatenate([part.image_id for part in parts])
+    order = np.argsort(joined)
+    ranks = np.argsort(image_ids)
+    if not np.array_equal(joined[order], image_ids[ranks]):
+        raise UserError(
+            f"{where}: its folds hold {len(joined)} rows ({len(np.unique(joined))} images), its folds.csv "
+            f"{len(image_ids)}; train the run again"
+        )
+    positions = np.empty(len(order), dtype=np.int64)
+    positions[ranks] = order
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])[positions]
+
+    return Predictions(
+        column("image_id"), column("logits"), parts[0].class_names, column("group"), column("is_external"), column("label")
+    )
+
+
+def _read_split(path: Path) -> pd.DataFrame:
+    """Reads a run's folds.csv."""
+    try:
+        return pd.read_csv(path, dtype={"image_id": str, "group": str}, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}); train the run again") from None
+
+
+def _need_equal(where: object, title: str, one: object, other: object) -> None:
+    """Refuses two things that differ, naming what."""
+    if one != other:
+        raise UserError(f"{where}: different {title}; such runs cannot be blended")

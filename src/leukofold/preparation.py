@@ -1,0 +1,108 @@
+"""Checking an input folder before anything is trained on it, and fetching it."""
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from leukofold import kaggle
+from leukofold.competitions import Competition
+from leukofold.errors import UserError
+from leukofold.images import unreadable_images
+
+
+@dataclass(frozen=True)
+class InputReport:
+    """What an input folder holds, against what the organisers published.
+
+    Attributes:
+        counts: One row per split and class: images found and published.
+        missing: Listed images without a file.
+        unreadable: One line per image that cannot be decoded.
+        groups: Number of groups per labelled split.
+    """
+
+    counts: pd.DataFrame
+    missing: list[str]
+    unreadable: list[str]
+    groups: Mapping[str, int]
+
+    @property
+    def differing(self) -> pd.DataFrame:
+        """The rows of ``counts`` that differ from what was published."""
+        return self.counts[self.counts.found != self.counts.published]
+
+
+def inspect_input(competition: Competition, root: Path, progress: bool = True) -> InputReport:
+    """Finds, counts and decodes all images of a competition.
+
+    Args:
+        competition: Whose files they are.
+        root: Folder that holds them as downloaded.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: The folder, a list or a column is missing, or a label is unknown.
+    """
+    scan = competition.scan(root)
+    classes = [*competition.class_names, "unlabelled"]
+    published = pd.DataFrame(competition.published_counts).T.reindex(columns=classes).fillna(0).stack()
+    found = scan.table.counts().reindex(published.index.levels[0]).stack().reindex(published.index)
+    counts = pd.DataFrame({"found": found, "published": published}).fillna(0).astype(int)
+    counts = counts[(counts > 0).any(axis=1)].rename_axis(["split", "class"])
+    labelled = scan.table.labelled
+    return InputReport(
+        counts=counts,
+        missing=scan.missing,
+        unreadable=unreadable_images(scan.table.frame.path.tolist(), progress=progress),
+        groups=labelled.groupby("split").group.nunique().to_dict(),
+    )
+
+
+def describe(report: InputReport) -> str:
+    """Writes a report for people: a line per split, then every fault by name."""
+    lines = []
+    for split, part in report.counts.groupby(level="split", sort=False):
+        classes = "  ".join(
+            f"{name} {row.found}" + ("" if row.found == row.published else f" (published {row.published})")
+            for (_, name), row in part.iterrows()
+        )
+        groups = f" of {report.groups[split]} groups" if split in report.groups else ""
+        lines.append(f"  {split}: {part.found.sum()} of {part.published.sum()} images{groups}\n    {classes}")
+    lines += [f"  missing: {path}" for path in report.missing]
+    lines += [f"  unreadable: {fault}" for fault in report.unreadable]
+    return "\n".join(lines)
+
+
+def fetch_input(competition: Competition, root: Path) -> list[Path]:
+    """Downloads a competition's files through the Kaggle client and unpacks them.
+
+    Args:
+        competition: Whose files to fetch.
+        root: Folder to fetch them into.
+
+    Returns:
+        The archives that were unpacked, and removed.
+
+    Raises:
+        UserError: The client is missing, not signed in or fails, or brought no sound archive.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    by_hand = f"{competition.by_hand}; put the files into {root} as input/README.md shows"
+    kaggle.run([*competition.kaggle_download, "-p", str(root)], by_hand)
+    archives = sorted(root.glob("*.zip"))
+    if not archives:
+        raise UserError(f"{root}: the Kaggle client brought no archive; by hand: {by_hand}")
+    for archive in archives:
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                opened.extractall(root)
+        except zipfile.BadZipFile:
+            raise UserError(f"{archive}: not a sound zip archive; delete it and download again") from None
+        archive.unlink()
+    return archives
