@@ -15,7 +15,9 @@ from leukofold.cli import main_guard
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--run", action="append", default=[], metavar="NAME", help="a run; may be repeated (default: all)")
+    parser.add_argument(
+        "--run", action="append", default=[], metavar="NAME", help="a run; may be repeated (default: all)"
+    )
     parser.add_argument("--competition", metavar="NAME", help="only this competition's runs (default: all found)")
     parser.add_argument("--name", help="the submission's name (default: made of the runs' names)")
     return parser.parse_args()

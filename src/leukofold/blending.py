@@ -207,7 +207,12 @@ def _in_order(where: Path, parts: Sequence[Predictions], image_ids: np.ndarray) 
         return np.concatenate([getattr(part, name) for part in parts])[positions]
 
     return Predictions(
-        column("image_id"), column("logits"), parts[0].class_names, column("group"), column("is_external"), column("label")
+        column("image_id"),
+        column("logits"),
+        parts[0].class_names,
+        column("group"),
+        column("is_external"),
+        column("label"),
     )
 
 

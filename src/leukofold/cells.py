@@ -4,7 +4,7 @@ Everything after the competition's reader (folds, loaders, training, blending) s
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,9 +58,9 @@ class CellTable:
             raise ValueError("a labelled image without a group")
 
     @classmethod
-    def from_columns(cls, class_names: Sequence[str], **columns: Sequence[object] | np.ndarray) -> "CellTable":
+    def from_columns(cls, class_names: Sequence[str], **columns: Iterable[object]) -> "CellTable":
         """Builds a table from one sequence per column, in the types of ``COLUMNS``."""
-        frame = pd.DataFrame({name: pd.Series(columns[name], dtype=kind) for name, kind in COLUMNS.items()})
+        frame = pd.DataFrame({name: pd.Series(list(columns[name]), dtype=kind) for name, kind in COLUMNS.items()})
         return cls(frame, tuple(class_names))
 
     @property

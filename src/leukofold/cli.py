@@ -75,4 +75,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="overrides one key by its dotted name, such as training.epochs=3",
     )
-    parser.add_argument("--run", metavar="NAME", help="the run's name (default: the configuration's path)")
+    parser.add_argument(
+        "--run",
+        "--run-name",  # torchrun takes any --run before its script's own arguments for its --run-path
+        metavar="NAME",
+        help="the run's name (default: the configuration's path); under torchrun write --run-name",
+    )

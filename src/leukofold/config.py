@@ -59,7 +59,9 @@ class ImageConfig(_Section):
     crop: int | None = Field(None, ge=16, description="side of the centre square kept first, pixels; null: all")
     size: int = Field(224, ge=16, le=2048, description="side of the network's input, pixels")
     mean: tuple[float, float, float] | None = Field(None, description="RGB mean in [0, 1]; null: the backbone's own")
-    std: tuple[float, float, float] | None = Field(None, description="RGB deviation in [0, 1]; null: the backbone's own")
+    std: tuple[float, float, float] | None = Field(
+        None, description="RGB deviation in [0, 1]; null: the backbone's own"
+    )
     augment: tuple[Transform, ...] = Field(
         (
             Transform(name="D4", p=1.0),
@@ -237,9 +239,10 @@ def _parse_override(override: str) -> dict[str, Any]:
     if isinstance(parsed, str):  # YAML 1.1 reads 1e-4, without a point, as a string
         with contextlib.suppress(ValueError):
             parsed = float(parsed)
-    for part in reversed(parts):
-        parsed = {part: parsed}
-    return parsed
+    layer: dict[str, Any] = {parts[-1]: parsed}
+    for part in reversed(parts[:-1]):
+        layer = {part: layer}
+    return layer
 
 
 def _merge(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:

@@ -145,7 +145,8 @@ def experiment_summary(experiment: Experiment) -> str:
     return "\n".join(
         [
             f"{experiment.competition.title}, {experiment.config.data.root}{drawn if experiment.rendered else ''}",
-            f"  {len(labelled)} labelled images of {labelled.group.nunique()} groups, {len(experiment.test)} to predict",
+            f"  {len(labelled)} labelled images of {labelled.group.nunique()} groups, "
+            f"{len(experiment.test)} to predict",
             f"  {classes}",
             f"  {experiment.config.folds.count} folds by {by}{leak}",
         ]

@@ -71,7 +71,9 @@ def unreadable_images(paths: Sequence[str], workers: int | None = None, progress
         One line per unreadable image, in the order of ``paths``.
     """
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        bar = tqdm(pool.map(_fault, paths), total=len(paths), desc="decoding images", unit="image", disable=not progress)
+        bar = tqdm(
+            pool.map(_fault, paths), total=len(paths), desc="decoding images", unit="image", disable=not progress
+        )
         return [fault for fault in bar if fault is not None]
 
 

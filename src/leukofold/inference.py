@@ -86,5 +86,7 @@ def score_images(
             bar.update(len(rows[-1]))
     order = np.concatenate(rows)
     if not np.array_equal(np.sort(order), np.arange(len(frame))):
-        raise RuntimeError(f"{title}: {len(order)} rows scored of {len(frame)}, {len(np.unique(order))} of them distinct")
+        raise RuntimeError(
+            f"{title}: {len(order)} rows scored of {len(frame)}, {len(np.unique(order))} of them distinct"
+        )
     return np.concatenate(logits)[np.argsort(order)]

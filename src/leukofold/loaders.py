@@ -5,7 +5,7 @@ run repeat an uninterrupted one, and all processes agree without exchanging a wo
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -41,7 +41,8 @@ def class_weights(labels: np.ndarray, classes: int, config: SamplerConfig) -> np
     if config.kind == "effective_number":
         effective = (1 - config.beta ** counts[present]) / (1 - config.beta)
         weights[present] = 1 / effective
-    return weights * len(labels) / (weights * counts).sum()
+    scale = len(labels) / float((weights * counts).sum())
+    return np.multiply(weights, scale)
 
 
 class EpochSampler(Sampler[list[Key]]):
@@ -135,7 +136,7 @@ def cores_per_process() -> int:
 
 
 def make_loader(
-    dataset: CellDataset, workers: int | None, batch_size: int = 1, sampler: Sampler[Sequence[Key]] | None = None
+    dataset: CellDataset, workers: int | None, batch_size: int = 1, sampler: EpochSampler | None = None
 ) -> DataLoader[Any]:
     """Makes a loader over an epoch's batches, or over all rows in order.
 
@@ -150,7 +151,7 @@ def make_loader(
     """
     if workers is None:
         workers = cores_per_process()
-    workers = min(workers, len(sampler) if sampler is not None else -(-len(dataset) // batch_size))  # type: ignore[arg-type]
+    workers = min(workers, len(sampler) if sampler is not None else -(-len(dataset) // batch_size))
     arguments: dict[str, Any] = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
     if workers:
         arguments |= {"worker_init_fn": _start_worker, "persistent_workers": sampler is not None, "prefetch_factor": 4}

@@ -50,27 +50,30 @@ def inspect_input(competition: Competition, root: Path, progress: bool = True) -
         UserError: The folder, a list or a column is missing, or a label is unknown.
     """
     scan = competition.scan(root)
-    classes = [*competition.class_names, "unlabelled"]
-    published = pd.DataFrame(competition.published_counts).T.reindex(columns=classes).fillna(0).stack()
-    found = scan.table.counts().reindex(published.index.levels[0]).stack().reindex(published.index)
-    counts = pd.DataFrame({"found": found, "published": published}).fillna(0).astype(int)
-    counts = counts[(counts > 0).any(axis=1)].rename_axis(["split", "class"])
+    found = scan.table.counts()
+    rows = []
+    for split in dict.fromkeys([*competition.published_counts, *found.index]):
+        for name in found.columns:
+            here = int(found.loc[split, name]) if split in found.index else 0
+            rows.append((split, name, here, competition.published_counts.get(split, {}).get(name, 0)))
+    counts = pd.DataFrame(rows, columns=["split", "class", "found", "published"])
     labelled = scan.table.labelled
     return InputReport(
-        counts=counts,
+        counts=counts[(counts.found > 0) | (counts.published > 0)].reset_index(drop=True),
         missing=scan.missing,
         unreadable=unreadable_images(scan.table.frame.path.tolist(), progress=progress),
-        groups=labelled.groupby("split").group.nunique().to_dict(),
+        groups={str(split): int(n) for split, n in labelled.groupby("split").group.nunique().items()},
     )
 
 
 def describe(report: InputReport) -> str:
     """Writes a report for people: a line per split, then every fault by name."""
     lines = []
-    for split, part in report.counts.groupby(level="split", sort=False):
+    for split in report.counts.split.unique():
+        part = report.counts[report.counts.split == split]
         classes = "  ".join(
-            f"{name} {row.found}" + ("" if row.found == row.published else f" (published {row.published})")
-            for (_, name), row in part.iterrows()
+            f"{name} {found}" + ("" if found == published else f" (published {published})")
+            for name, found, published in zip(part["class"], part.found, part.published, strict=True)
         )
         groups = f" of {report.groups[split]} groups" if split in report.groups else ""
         lines.append(f"  {split}: {part.found.sum()} of {part.published.sum()} images{groups}\n    {classes}")

@@ -5,7 +5,16 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-LIBRARIES = ("torch", "timm", "albumentations", "accelerate", "scikit-learn", "pandas", "numpy", "opencv-python-headless")
+LIBRARIES = (
+    "torch",
+    "timm",
+    "albumentations",
+    "accelerate",
+    "scikit-learn",
+    "pandas",
+    "numpy",
+    "opencv-python-headless",
+)
 
 
 def library_versions() -> dict[str, str]:

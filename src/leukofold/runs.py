@@ -50,9 +50,7 @@ class Predictions:
     label: np.ndarray | None = None
 
     @classmethod
-    def of(
-        cls, frame: pd.DataFrame, logits: np.ndarray, class_names: Sequence[str], labelled: bool
-    ) -> "Predictions":
+    def of(cls, frame: pd.DataFrame, logits: np.ndarray, class_names: Sequence[str], labelled: bool) -> "Predictions":
         """Puts logits beside the rows of a ``CellTable`` that they were computed for."""
         return cls(
             image_id=frame.image_id.to_numpy(dtype=str),
@@ -101,7 +99,7 @@ class Predictions:
                     class_names=tuple(str(name) for name in arrays["class_names"]),
                     group=arrays["group"],
                     is_external=arrays["is_external"],
-                    label=arrays["label"] if "label" in arrays else None,
+                    label=arrays.get("label"),
                 )
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; train that fold again") from None

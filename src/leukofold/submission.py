@@ -109,7 +109,9 @@ def upload(path: Path, competition: Competition, message: str) -> str:
         UserError: The submission is of rendered images, or the client is missing or fails.
     """
     if read_origin(path).get("rendered"):
-        raise UserError(f"{path}: predicts rendered images, which no leaderboard knows; train on the competition's files")
+        raise UserError(
+            f"{path}: predicts rendered images, which no leaderboard knows; train on the competition's files"
+        )
     arguments, by_hand = competition.upload_steps(path, message)
     if not arguments:
         return by_hand
@@ -140,7 +142,8 @@ def _origin(blend: Blend) -> dict[str, Any]:
                 "config": run.metadata["config"],
                 "oof": competition_scores(run.oof),
                 "oof_per_fold": {
-                    int(k): competition_scores(run.oof, run.folds == k)[metadata["metric"]] for k in sorted(set(run.folds))
+                    int(k): competition_scores(run.oof, run.folds == k)[metadata["metric"]]
+                    for k in sorted(set(run.folds))
                 },
             }
             for run in blend.runs

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Competition(ABC):
     submission_suffix: str
     kaggle_download: tuple[str, ...]  # arguments of the Kaggle client that fetch the files
     by_hand: str  # how to get the files without it
-    published_counts: Mapping[str, Mapping[str, int]]  # split -> class (or "unlabelled") -> images
+    published_counts: ClassVar[Mapping[str, Mapping[str, int]]]  # split -> class (or "unlabelled") -> images
 
     @abstractmethod
     def scan(self, root: Path) -> Scan:

@@ -17,9 +17,10 @@ import os
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,7 @@ class CNMC(Competition):
         "download https://www.kaggle.com/datasets/andrewmvd/leukemia-classification, or the collection "
         "C-NMC 2019 from The Cancer Imaging Archive, and unpack it there"
     )
-    published_counts = {
+    published_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {
         "fold_0": {"hem": 1130, "all": 2397},
         "fold_1": {"hem": 1163, "all": 2418},
         "fold_2": {"hem": 1096, "all": 2457},
@@ -215,9 +216,7 @@ def _prelim_rows(root: Path, folders: list[Path]) -> tuple[list[Row], list[str]]
 def _final_rows(folders: list[Path]) -> tuple[list[Row], list[str]]:
     """Lists the final phase's images in the order of their numbers; gaps count as missing."""
     files = {_number(name): (folder / name, size) for folder in folders for name, size in _images(folder).items()}
-    rows: list[Row] = [
-        (path.name, path, size, UNLABELLED, "", "final") for _, (path, size) in sorted(files.items())
-    ]
+    rows: list[Row] = [(path.name, path, size, UNLABELLED, "", "final") for _, (path, size) in sorted(files.items())]
     missing = [(folders[0] / f"{number}.bmp").as_posix() for number in range(1, max(files)) if number not in files]
     return rows, missing
 

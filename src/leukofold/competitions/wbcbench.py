@@ -13,8 +13,9 @@ Patients are not named. The ids run patient by patient, so contiguous blocks of 
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -61,7 +62,7 @@ class WBCBench(Competition):
         "the competition's page is https://www.kaggle.com/competitions/wbc-bench-2026 (closed; accepted members "
         "still download there); the images are also released on Hugging Face as Xin-Tian/wbcbench2026 (CC BY-NC 4.0)"
     )
-    published_counts = {
+    published_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {
         **{split: dict(zip(CLASS_NAMES, counts, strict=True)) for split, counts in _COUNTS.items()},
         "phase2_test": {"unlabelled": 16477},
     }

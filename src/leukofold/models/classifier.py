@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -28,14 +29,15 @@ class Classifier(nn.Module):
         UserError: The backbone is unknown or its weights cannot be had.
     """
 
+    backbone: Any  # a timm model, with attributes that nn.Module does not declare
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self, model: ModelConfig, image: ImageConfig, classes: int) -> None:
         super().__init__()
         self.backbone = build_backbone(model, image.size)
-        self.head = build_head(model, int(self.backbone.head_hidden_size), classes)
-        defaults = self.backbone.pretrained_cfg
+        self.head = build_head(model, self.backbone.head_hidden_size, classes)
+        defaults: dict[str, Any] = self.backbone.pretrained_cfg
         for name, given in (("mean", image.mean), ("std", image.std)):
             values = torch.tensor(given if given is not None else defaults[name], dtype=torch.float32)
             self.register_buffer(name, values.view(1, 3, 1, 1))
@@ -54,7 +56,7 @@ class Classifier(nn.Module):
         return logits
 
 
-def build_backbone(config: ModelConfig, size: int) -> nn.Module:
+def build_backbone(config: ModelConfig, size: int) -> Any:
     """Builds a timm backbone that returns pooled features.
 
     Args:
@@ -72,14 +74,14 @@ def build_backbone(config: ModelConfig, size: int) -> nn.Module:
         near = difflib.get_close_matches(plain, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "python -c 'import timm; print(timm.list_models())'"
         raise UserError(f"model.backbone: timm {timm.__version__} has no '{config.backbone}'; {hint}")
-    arguments: dict[str, object] = {"num_classes": 0}
+    arguments: dict[str, Any] = {"num_classes": 0}
     defaults = timm.get_pretrained_cfg(config.backbone)
     if defaults is not None and defaults.fixed_input_size:
         arguments["img_size"] = size
     if config.drop_path:
         arguments["drop_path_rate"] = config.drop_path
     try:
-        backbone = timm.create_model(config.backbone, pretrained=config.pretrained is True, **arguments)
+        backbone: Any = timm.create_model(config.backbone, pretrained=config.pretrained is True, **arguments)
     except TypeError as error:
         raise UserError(f"model.backbone: {config.backbone} does not take {arguments}: {error}") from None
     except (OSError, RuntimeError, ValueError) as error:

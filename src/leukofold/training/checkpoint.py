@@ -60,6 +60,8 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); start the fold afresh without --resume") from None
+        raise UserError(
+            f"{path}: damaged ({str(error).splitlines()[0]}); start the fold afresh without --resume"
+        ) from None
     assert isinstance(state, dict)
     return state

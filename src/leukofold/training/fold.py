@@ -1,5 +1,6 @@
 """Training folds of a run and writing what they leave behind."""
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +34,9 @@ def train_folds(config: Config, run: RunFolder, folds: Sequence[int] | None, res
     """
     impossible = [fold for fold in folds or () if not 0 <= fold < config.folds.count]
     if impossible:
-        raise UserError(f"--fold {impossible[0]}: folds.count is {config.folds.count}, folds are 0 to {config.folds.count - 1}")
+        raise UserError(
+            f"--fold {impossible[0]}: folds.count is {config.folds.count}, folds are 0 to {config.folds.count - 1}"
+        )
     accelerator = make_accelerator(config, run)
     experiment = main_first(
         accelerator, lambda: open_experiment(config, run, debug, progress=accelerator.is_local_main_process)
@@ -58,15 +61,22 @@ def make_accelerator(config: Config, run: RunFolder) -> Accelerator:
 
     Returns:
         The accelerator.
+
+    Raises:
+        UserError: The processes that were started did not join.
     """
     training = config.training
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else processes that torchrun starts would not join on a CPU
         mixed_precision=training.precision,
         gradient_accumulation_steps=training.accumulate,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         log_with=list(training.trackers) or None,
         project_dir=str(run.path),
     )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:  # each would train alone and write over the others
+        raise UserError(f"{started} processes were started, but only {accelerator.num_processes} joined; see the launcher")
     if accelerator.device.type == "cpu":  # accelerate launch leaves one thread; the loaders' work is small beside it
         torch.set_num_threads(cores_per_process())
     torch.use_deterministic_algorithms(training.deterministic, warn_only=True)

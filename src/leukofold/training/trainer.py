@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import timm.optim
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
@@ -84,7 +84,7 @@ class Trainer:
             network.compile()  # in place: the names in checkpoints stay clean
         self.network = network
         try:
-            plain_optimizer = timm.optim.create_optimizer_v2(
+            plain_optimizer = create_optimizer_v2(
                 network,
                 opt=optimizer.name,
                 lr=optimizer.lr,
