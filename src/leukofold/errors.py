@@ -15,3 +15,8 @@ def name_some(values: Sequence[str], most: int = 3) -> str:
     """Lists the first few of many values, for a message of one line."""
     more = f" and {len(values) - most} more" if len(values) > most else ""
     return ", ".join(values[:most]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of another library's message, or the error's kind where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -152,7 +152,11 @@ def make_loader(
     if workers is None:
         workers = cores_per_process()
     workers = min(workers, len(sampler) if sampler is not None else -(-len(dataset) // batch_size))
-    arguments: dict[str, Any] = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
+    arguments: dict[str, Any] = {
+        "num_workers": workers,
+        "pin_memory": torch.cuda.is_available(),
+        "generator": torch.Generator(),  # else loaders draw from dropout's stream, more or less often by their workers
+    }
     if workers:
         arguments |= {"worker_init_fn": _start_worker, "persistent_workers": sampler is not None, "prefetch_factor": 4}
     if sampler is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from leukofold.config import ImageConfig, ModelConfig
-from leukofold.errors import UserError
+from leukofold.errors import UserError, first_line
 from leukofold.models.heads import build_head
 from leukofold.models.pretrained import load_backbone
 
@@ -86,7 +86,7 @@ def build_backbone(config: ModelConfig, size: int) -> Any:
         raise UserError(f"model.backbone: {config.backbone} does not take {arguments}: {error}") from None
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"model.pretrained: the weights of {config.backbone} cannot be fetched ({str(error).splitlines()[0]}); "
+            f"model.pretrained: the weights of {config.backbone} cannot be fetched ({first_line(error)}); "
             "name a local file with --set model.pretrained=FILE, or train from scratch with model.pretrained=false"
         ) from None
     if isinstance(config.pretrained, Path):

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from leukofold.errors import UserError, name_some
+from leukofold.errors import UserError, first_line, name_some
 
 
 def load_backbone(backbone: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
@@ -48,7 +48,7 @@ def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
-        raise UserError(f"model.pretrained: {path}: not a file of weights: {str(error).splitlines()[0]}") from None
+        raise UserError(f"model.pretrained: {path}: not a file of weights: {first_line(error)}") from None
     while isinstance(loaded, Mapping) and any(key in loaded for key in ("state_dict", "model")):
         loaded = loaded.get("state_dict", loaded.get("model"))
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):

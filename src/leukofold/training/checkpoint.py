@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from leukofold.errors import UserError
+from leukofold.errors import UserError, first_line
 from leukofold.files import replacing
 
 
@@ -35,7 +35,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: the weights cannot be loaded ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: the weights cannot be loaded ({first_line(error)})") from None
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
@@ -60,8 +60,6 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(
-            f"{path}: damaged ({str(error).splitlines()[0]}); start the fold afresh without --resume"
-        ) from None
+        raise UserError(f"{path}: damaged ({first_line(error)}); start the fold afresh without --resume") from None
     assert isinstance(state, dict)
     return state

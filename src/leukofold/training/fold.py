@@ -76,7 +76,9 @@ def make_accelerator(config: Config, run: RunFolder) -> Accelerator:
     )
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != accelerator.num_processes:  # each would train alone and write over the others
-        raise UserError(f"{started} processes were started, but only {accelerator.num_processes} joined; see the launcher")
+        raise UserError(
+            f"{started} processes were started, but only {accelerator.num_processes} joined; see the launcher"
+        )
     if accelerator.device.type == "cpu":  # accelerate launch leaves one thread; the loaders' work is small beside it
         torch.set_num_threads(cores_per_process())
     torch.use_deterministic_algorithms(training.deterministic, warn_only=True)
@@ -118,6 +120,7 @@ def train_fold(experiment: Experiment, fold: int, accelerator: Accelerator, resu
             f"{len(set(train.group) & set(held_out.group))} groups in both{start}"
         )
     accelerator.wait_for_everyone()
+    accelerator.trackers = []  # else the fold before would go on writing
     accelerator.init_trackers(f"fold{fold}")
     accelerator.trackers.append(CsvTracker(folder, list(trainer.progress.history)))
     began = time.perf_counter()

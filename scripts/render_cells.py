@@ -1,0 +1,72 @@
+"""Draws a competition's folder of rendered cells, or pictures of them.
+
+    python scripts/render_cells.py --competition wbcbench --out input/rendered/wbcbench
+    python scripts/render_cells.py --contact-sheet docs/cells.png --severities docs/severities.png
+
+Behaviours: creates --out in one step, with the competition's files, rendered.json and
+rendered_truth.csv; an earlier rendered folder there is replaced, anything else refused.
+"""
+
+import argparse
+from pathlib import Path
+
+from leukofold.cli import main_guard
+from leukofold.errors import UserError
+from leukofold.rendering import COMPETITIONS, RenderSpec, render
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line; every field of ``RenderSpec`` is an option."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--competition", choices=COMPETITIONS, help="whose file layout to write")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to render into")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    parser.add_argument("--contact-sheet", type=Path, metavar="FILE", help="draw all classes into one picture")
+    parser.add_argument("--severities", type=Path, metavar="FILE", help="draw cells at severities 0 to 4")
+    for name, field in RenderSpec.model_fields.items():
+        kind = float if field.annotation is float else int
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            default=field.default,
+            metavar=kind.__name__.upper(),
+            help=f"{field.description} (default: {field.default})",
+        )
+    return parser.parse_args()
+
+
+@main_guard
+def main() -> None:
+    """Renders what the command line asks for."""
+    arguments = parse_arguments()
+    if (arguments.competition is None) != (arguments.out is None):
+        raise UserError("--competition and --out belong together: give both")
+    if not (arguments.competition or arguments.contact_sheet or arguments.severities):
+        raise UserError("nothing to draw: give --competition and --out, --contact-sheet or --severities")
+    if arguments.competition:
+        spec = _spec(arguments)
+        render(arguments.competition, arguments.out, spec, workers=arguments.workers)
+        print(f"rendered {spec.images + spec.test_images} images in {arguments.competition}'s layout: {arguments.out}")
+    if arguments.contact_sheet or arguments.severities:
+        from leukofold.rendering import contact_sheet  # late: loads OpenCV
+
+        if arguments.contact_sheet:
+            contact_sheet.save_picture(arguments.contact_sheet, contact_sheet.contact_sheet(arguments.seed))
+        if arguments.severities:
+            contact_sheet.save_picture(arguments.severities, contact_sheet.severity_strip(arguments.seed))
+
+
+def _spec(arguments: argparse.Namespace) -> RenderSpec:
+    """Builds the spec; a value out of bounds names its option."""
+    from pydantic import ValidationError
+
+    try:
+        return RenderSpec(**{name: getattr(arguments, name) for name in RenderSpec.model_fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise UserError(f"--{option} {first['input']}: {first['msg']}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""One WBCBench image: a leukocyte among red cells, from a class, a patient's appearance and a generator."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukofold.rendering import shapes, smear, texture
+from leukofold.rendering.morphology import Morphology, sample_morphology
+from leukofold.rendering.stain import Appearance, optical_density, transmit
+from leukofold.rendering.texture import FloatImage
+
+_HAEMOGLOBIN = 0.33  # concentration in a red cell of ordinary thickness
+_NUCLEAR_PROTEIN = 0.14  # eosin taken up between the chromatin: makes its gaps pinkish
+_MARGIN = 10  # pixels around a cell's outline that its patch includes
+
+
+@dataclass(frozen=True)
+class Leukocyte:
+    """A drawn cell, ready to be put into an image.
+
+    Attributes:
+        density: (S, S, 3) float32 optical density inside the cell.
+        cover: (S, S) float32 in [0, 1]: where the cell hides what is behind it.
+        radius: largest distance of the outline from the patch's middle, in pixels.
+        neighbours: middles, relative to the patch's middle, of red cells that press into the cell.
+    """
+
+    density: FloatImage
+    cover: FloatImage
+    radius: float
+    neighbours: list[tuple[float, float]]
+
+
+def _outline(
+    cell: Morphology, scale: float, rng: np.random.Generator
+) -> tuple[shapes.Points, list[tuple[float, float]]]:
+    """The cell's outline around the origin and the red cells that press into it."""
+    radius = 0.5 * cell.diameter * scale
+    outline = shapes.wavy_outline(rng, radius, cell.elongation, cell.irregularity)
+    red_radius = 35.0 * scale
+    angles = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.uniform(1.1, 2.4, int(cell.pressed)))
+    distance = radius + red_radius * rng.uniform(0.35, 0.75, len(angles))
+    neighbours = [(float(d * np.cos(a)), float(d * np.sin(a))) for d, a in zip(distance, angles, strict=True)]
+    return shapes.press(outline, neighbours, red_radius + 0.5), neighbours
+
+
+def _frayed(cover: FloatImage, fray: float, rng: np.random.Generator) -> FloatImage:
+    """Softens the cell's edge and, with ``fray`` > 0, lets it run out in fine processes."""
+    wide = np.asarray(cv2.GaussianBlur(cover, (0, 0), 1.2 + 5 * fray), dtype=np.float32)
+    # noise moves the edge only where there is one: none of it may leave specks outside
+    grain = texture.crop(texture.noise_tile(2.0), cover.shape, rng)
+    ragged = wide - 0.5 + (4 * fray) * grain * wide * (1 - wide)
+    return np.asarray(np.clip(ragged * (1.5 + 7 * fray) + 0.5, 0, 1), dtype=np.float32)
+
+
+def _nucleus(cell: Morphology, scale: float, cover: FloatImage, rng: np.random.Generator) -> FloatImage:
+    """Mask of the nucleus, shifted off the middle as far as the class wants and the cell allows."""
+    size = cover.shape[0]
+    radius = 0.5 * cell.diameter * scale
+    area = cell.nucleus_area * np.pi * radius**2
+    if cell.length < 0.8:
+        waves = 0.022 + 0.3 * cell.irregularity
+        outline = shapes.wavy_outline(rng, np.sqrt(area / np.pi), 1 + 0.3 * cell.length, waves)
+        reach = float(np.hypot(outline[:, 0], outline[:, 1]).max())
+    else:
+        centres, radii = shapes.bent_chain(rng, area, cell.length, cell.bend, int(cell.lobes), cell.constriction)
+        reach = float((np.hypot(centres[:, 0], centres[:, 1]) + radii).max())
+        shrink = min(1.0, 0.93 * radius / reach)
+        centres, radii, reach = centres * shrink, radii * shrink, reach * shrink
+    shift = cell.eccentricity * max(radius * 0.97 - reach, 0.0)
+    angle = rng.uniform(0, 2 * np.pi)
+    centre = (size / 2 + shift * np.cos(angle), size / 2 + shift * np.sin(angle))
+    if cell.length < 0.8:
+        mask = shapes.fill_outline(outline, size, centre)
+    else:
+        mask = shapes.fill_discs(centres, radii, size, centre)
+    if cell.constriction < 0.5:  # where there are no filaments to lose
+        wide = np.asarray(cv2.GaussianBlur(mask, (0, 0), 3.0), dtype=np.float32)
+        grain = texture.crop(texture.noise_tile(6.0), mask.shape, rng)
+        mask = np.clip((wide - 0.5 + cell.lumps * grain * wide * (1 - wide)) * 4 + 0.5, 0, 1)
+    return np.asarray(mask * cv2.erode(cover, np.ones((3, 3), np.uint8)), dtype=np.float32)
+
+
+def _chromatin(cell: Morphology, mask: FloatImage, rng: np.random.Generator) -> FloatImage:
+    """Concentration of nuclear stain: dark ground with pale gaps, clumps, membrane."""
+    shape = mask.shape
+    depth = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
+    pattern = 0.14 - cell.gaps * texture.crop(texture.gap_tile(1.1), shape, rng)
+    grain = texture.crop(texture.noise_tile(round(2 * cell.clump_size) / 2), shape, rng)
+    pattern += cell.clumps * np.tanh(1.6 * grain)
+    pattern += 0.06 * texture.crop(texture.noise_tile(1.1), shape, rng)
+    if cell.clock_face:
+        blocks = texture.crop(texture.noise_tile(5.0), shape, rng)
+        pattern += cell.clock_face * np.tanh(2.0 * blocks) * np.exp(-(((depth - 6) / 7) ** 2))
+    membrane = 0.5 * np.exp(-depth / 1.8)
+    return np.asarray(cell.chromatin * mask * np.clip(0.93 + pattern + membrane, 0.3, 1.6), dtype=np.float32)
+
+
+def _nucleoli(cell: Morphology, mask: FloatImage, rng: np.random.Generator) -> FloatImage | None:
+    """Mask of the nucleoli, placed well inside the nucleus; None without any."""
+    if cell.nucleoli < 1:
+        return None
+    depth = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
+    inner = np.flatnonzero(depth > 0.35 * depth.max())
+    size = mask.shape[0]
+    spots = np.zeros_like(mask)
+    for index in rng.choice(inner, int(cell.nucleoli)):
+        outline = shapes.wavy_outline(rng, cell.nucleolus_radius * rng.uniform(0.7, 1.25), 1.2, 0.06, count=32)
+        np.maximum(spots, shapes.fill_outline(outline, size, (index % size, index // size)), out=spots)
+    return np.asarray(cv2.GaussianBlur(spots, (0, 0), 1.3), dtype=np.float32)
+
+
+def _hof(depth: float, nucleus: FloatImage) -> FloatImage:
+    """Factor that pales the cytoplasm beside the nucleus, on the side of the cell's middle (the Golgi zone)."""
+    size = nucleus.shape[0]
+    moments = cv2.moments(nucleus)
+    x, y = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
+    dx, dy = size / 2 - x, size / 2 - y
+    radius = np.sqrt(moments["m00"] / np.pi)
+    reach = 1.05 * radius / max(np.hypot(dx, dy), 1.0)
+    across = np.arange(size, dtype=np.float32)
+    spread = 0.45 * radius
+    gauss_x = np.exp(-(((across - x - reach * dx) / spread) ** 2))
+    gauss_y = np.exp(-(((across - y - reach * dy) / spread) ** 2))
+    return np.asarray(1 - depth * np.outer(gauss_y, gauss_x), dtype=np.float32)
+
+
+def _vacuoles(cell: Morphology, size: int, scale: float, rng: np.random.Generator) -> FloatImage:
+    """Factor that is 0 inside vacuoles and 1 elsewhere."""
+    holes = np.zeros((size, size), np.uint8)
+    for _ in range(int(cell.vacuoles)):
+        angle, distance = rng.uniform(0, 2 * np.pi), 0.5 * cell.diameter * scale * np.sqrt(rng.uniform(0.1, 0.8))
+        x, y = size / 2 + distance * np.cos(angle), size / 2 + distance * np.sin(angle)
+        cv2.circle(holes, (round(x * 16), round(y * 16)), round(rng.uniform(1.8, 5.0) * 16), 255, -1, cv2.LINE_AA, 4)
+    return np.asarray(1 - cv2.GaussianBlur(holes, (0, 0), 0.8).astype(np.float32) / 255, dtype=np.float32)
+
+
+def _granules(
+    cell: Morphology, cytoplasm: FloatImage, cover: FloatImage, rng: np.random.Generator
+) -> dict[str, FloatImage]:
+    """Concentration of each kind of granule the cell has."""
+    shape = cover.shape
+    layers: dict[str, FloatImage] = {}
+    patchy = 1 + 0.35 * texture.crop(texture.noise_tile(14.0), shape, rng)
+    if cell.specific > 0.02:
+        dots = texture.crop(texture.granule_tile(1.2, 4.4, 0.4), shape, rng)
+        layers["specific"] = cytoplasm * cell.specific * dots * patchy
+    if cell.azurophil > 0.02:
+        dots = texture.crop(texture.granule_tile(1.5, 4.8, 0.3), shape, rng)
+        # primary granules lie over the nucleus too
+        layers["azurophil"] = (0.35 * cover + 0.65 * cytoplasm) * cell.azurophil * dots * patchy
+    if cell.eosinophil > 0.02:
+        dots = texture.crop(texture.granule_tile(1.8, 4.0, 0.05), shape, rng)
+        layers["eosinophil"] = cytoplasm * cell.eosinophil * (0.62 + 0.55 * dots)
+    if cell.basophil > 0.02:
+        dots = texture.crop(texture.granule_tile(2.7, 6.0, 0.15), shape, rng)
+        layers["basophil"] = cover * cell.basophil * dots * np.clip(patchy, 0.3, 1.3)
+    return layers
+
+
+def draw_leukocyte(cell: Morphology, appearance: Appearance, rng: np.random.Generator) -> Leukocyte:
+    """Draws one leukocyte as optical density.
+
+    Args:
+        cell: its measures.
+        appearance: the patient's stain and magnification.
+        rng: source of everything random in it.
+
+    Returns:
+        The cell in a square patch just large enough.
+    """
+    scale = appearance.scale
+    outline, neighbours = _outline(cell, scale, rng)
+    radius = float(np.hypot(outline[:, 0], outline[:, 1]).max())
+    size = 2 * (int(radius) + _MARGIN)
+    cover = _frayed(shapes.fill_outline(outline, size, (size / 2, size / 2)), cell.fray, rng)
+    nucleus = _nucleus(cell, scale, cover, rng)
+    cytoplasm = cover * (1 - nucleus)
+    depth = cv2.distanceTransform((cover > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
+
+    holes = _vacuoles(cell, size, scale, rng) if cell.vacuoles else np.float32(1)
+    mottle = texture.crop(texture.noise_tile(1.2), cover.shape, rng)
+    clouds = texture.crop(texture.noise_tile(9.0), cover.shape, rng)
+    body = cytoplasm * holes * np.maximum(1 + cell.mottle * mottle + 0.12 * clouds, 0.1)
+    if cell.hof:
+        body = body * _hof(cell.hof, nucleus)
+    edge = np.exp(-depth / 9.0) * cell.skirting + 0.35 * np.exp(-depth / 1.6)
+    layers = {
+        "basophilic": cell.basophilia * body * (1 + edge),
+        "acidophilic": cell.acidophilia * body + _NUCLEAR_PROTEIN * nucleus,
+        "chromatin": _chromatin(cell, nucleus, rng) * (0.25 + 0.75 * holes),
+        **_granules(cell, cytoplasm * holes, cover, rng),
+    }
+    spots = _nucleoli(cell, nucleus, rng)
+    if spots is not None:
+        layers["chromatin"] = layers["chromatin"] * (1 - 0.45 * spots)
+        layers["basophilic"] = layers["basophilic"] + 0.18 * spots
+    return Leukocyte(optical_density(layers, appearance), cover, radius, neighbours)
+
+
+def _illumination(shape: tuple[int, int], appearance: Appearance) -> FloatImage:
+    """(H, W, 3) incident light: colour, tilt and vignette."""
+    y = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, shape[1], dtype=np.float32)[None, :]
+    field = 1 + appearance.tilt[0] * x + appearance.tilt[1] * y - 0.5 * appearance.vignette * (x * x + y * y)
+    return np.asarray(cv2.merge([field * channel for channel in appearance.light]), dtype=np.float32)
+
+
+def draw_image(
+    label: str, appearance: Appearance, rng: np.random.Generator, shape: tuple[int, int] = (368, 368)
+) -> NDArray[np.uint8]:
+    """Draws one pristine image of a cell in its smear.
+
+    Args:
+        label: a WBCBench class.
+        appearance: the patient's look.
+        rng: the image's own generator.
+        shape: (height, width) in pixels.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
+    cell = draw_leukocyte(sample_morphology(label, rng), appearance, rng)
+    half = cell.cover.shape[0] // 2
+    x, y = (np.array(shape[::-1]) / 2 + np.clip(rng.normal(0, 2.5, 2), -6, 6)).astype(int).tolist()
+    neighbours = [(x + dx, y + dy) for dx, dy in cell.neighbours]
+    red = smear.red_cells(shape, (x, y), cell.radius, neighbours, appearance, rng)
+    purple = np.zeros(shape, np.float32)
+    smear.platelets(purple, (x, y), cell.radius, rng)
+    density = optical_density({"haemoglobin": _HAEMOGLOBIN * red, "azurophil": purple}, appearance)
+    x0, y0 = max(x - half, 0), max(y - half, 0)
+    x1, y1 = min(x + half, shape[1]), min(y + half, shape[0])
+    inside = (slice(y0 - y + half, y1 - y + half), slice(x0 - x + half, x1 - x + half))
+    window = density[y0:y1, x0:x1]
+    behind = 1 - cell.cover[inside]
+    window *= cv2.merge([behind, behind, behind])
+    window += cell.density[inside]
+    return expose(transmit(density, _illumination(shape, appearance)), appearance, rng)
+
+
+def expose(light: FloatImage, appearance: Appearance, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The camera: optical blur, sensor noise, quantisation, sharpening.
+
+    Args:
+        light: (H, W, 3) float32 intensity, 0 to 255.
+        appearance: blur, noise and sharpening.
+        rng: source of the noise.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    blurred = cv2.GaussianBlur(light, (0, 0), appearance.blur)
+    grain = appearance.noise * texture.crop(texture.noise_tile(0.6), light.shape[:2], rng)
+    noisy = cv2.add(blurred, cv2.merge([grain, grain, grain]))
+    smooth = cv2.GaussianBlur(noisy, (0, 0), 1.4)
+    sharp = cv2.addWeighted(noisy, 1 + appearance.sharpening, smooth, -appearance.sharpening, 0.5)
+    return np.clip(sharp, 0, 255).astype(np.uint8)

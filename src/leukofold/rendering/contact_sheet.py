@@ -1,0 +1,112 @@
+"""Pictures of what the renderer draws: every class in a labelled row, and one cell at every severity."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from leukofold.errors import UserError
+from leukofold.rendering.cell import draw_image
+from leukofold.rendering.degradation import MAX_SEVERITY, degrade
+from leukofold.rendering.lymphoid import draw_segmented_cell, sample_subject
+from leukofold.rendering.morphology import CLASS_NAMES
+from leukofold.rendering.plan import IMAGE_STREAM, PATIENT_STREAM
+from leukofold.rendering.stain import sample_appearance
+
+Picture = NDArray[np.uint8]
+
+CNMC_NAMES = {"hem": "C-NMC: normal", "all": "C-NMC: leukaemic"}
+
+_WIDTH = 1400
+_LABEL_WIDTH = 180
+_GAP = 2
+
+
+def contact_sheet(seed: int = 0, columns: int = 12) -> Picture:
+    """Draws a row of cells for each of the 13 WBCBench classes and the two of C-NMC.
+
+    Each column of WBCBench cells is one patient.
+
+    Args:
+        seed: seed of cells and patients.
+        columns: cells per class.
+
+    Returns:
+        (H, 1400, 3) uint8 RGB, white between the cells.
+    """
+    side = (_WIDTH - _LABEL_WIDTH) // columns - _GAP
+    appearances = [sample_appearance(np.random.default_rng([seed, PATIENT_STREAM, k])) for k in range(columns)]
+    subjects = [sample_subject(np.random.default_rng([seed, PATIENT_STREAM, k])) for k in range(columns)]
+    rows = []
+    for row, (label, name) in enumerate((CLASS_NAMES | CNMC_NAMES).items()):
+        cells = []
+        for column in range(columns):
+            rng = np.random.default_rng([seed, IMAGE_STREAM, row, column])
+            if label in CLASS_NAMES:
+                picture = draw_image(label, appearances[column], rng)[62:306, 62:306]
+            else:
+                picture = draw_segmented_cell(label, subjects[column], rng)[75:375, 75:375]
+            cells.append(picture)
+        rows.append(_labelled_row(label, name, cells, side))
+    return np.vstack(rows)
+
+
+def severity_strip(seed: int = 0, labels: tuple[str, ...] = ("SNE", "MO", "LY")) -> Picture:
+    """Draws a cell of each given class at the severities 0 to 4.
+
+    Args:
+        seed: seed of cells, patients and degradations.
+        labels: WBCBench classes, one row each.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    rows = []
+    for row, label in enumerate(labels):
+        appearance = sample_appearance(np.random.default_rng([seed, PATIENT_STREAM, row]))
+        pristine = draw_image(label, appearance, np.random.default_rng([seed, IMAGE_STREAM, row]))
+        cells = []
+        for severity in range(MAX_SEVERITY + 1):
+            degraded = degrade(pristine, severity, np.random.default_rng([seed, row])).copy()
+            cv2.putText(degraded, str(severity), (10, 34), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (30, 30, 30), 2, cv2.LINE_AA)
+            cells.append(degraded)
+        rows.append(_labelled_row(label, CLASS_NAMES[label], cells, 240))
+    return np.vstack(rows)
+
+
+def _labelled_row(label: str, name: str, cells: list[Picture], side: int) -> Picture:
+    """Puts cells side by side behind their abbreviation and name."""
+    height = side + _GAP
+    legend = np.full((height, _LABEL_WIDTH, 3), 255, np.uint8)
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(legend, label, (6, height // 2 - 4), font, 0.75, (0, 0, 0), 2, cv2.LINE_AA)
+    cv2.putText(legend, name, (6, height // 2 + 20), font, 0.46, (60, 60, 60), 1, cv2.LINE_AA)
+    row = [legend]
+    for cell in cells:
+        tile = np.full((height, side + _GAP, 3), 255, np.uint8)
+        tile[:side, :side] = cv2.resize(cell, (side, side), interpolation=cv2.INTER_AREA)
+        row.append(tile)
+    return np.hstack(row)
+
+
+def save_picture(path: Path, picture: Picture) -> None:
+    """Writes a picture in the format that the file's suffix names.
+
+    Args:
+        path: ``.png`` or ``.jpg`` file; missing folders are created.
+        picture: (H, W, 3) uint8 RGB.
+
+    Raises:
+        UserError: the suffix names no picture format.
+    """
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UserError(f"{path}: give the picture's name the ending .png or .jpg")
+    options = [cv2.IMWRITE_JPEG_QUALITY, 88]
+    if path.suffix.lower() == ".png":
+        options = [cv2.IMWRITE_PNG_COMPRESSION, 9]
+        # 32 levels per channel hide in the cells' grain and halve the file
+        picture = np.rint(np.rint(picture * (31 / 255)) * (255 / 31)).astype(np.uint8)
+    encoded = cv2.imencode(path.suffix.lower(), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(encoded))
