@@ -26,17 +26,24 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def fold_numbers(words: list[str]) -> list[int] | None:
-    """Turns the words after ``--fold`` into numbers; None means all.
+def fold_numbers(words: list[str], count: int) -> list[int]:
+    """Turns the words after ``--fold`` into numbers.
+
+    Args:
+        words: Numbers, or ``all``.
+        count: Number of folds.
+
+    Returns:
+        Fold numbers, each once.
 
     Raises:
-        UserError: A word is no number.
+        UserError: A word is no number, or there is no such fold.
     """
     if words == ["all"]:
-        return None
-    strange = [word for word in words if not word.isdecimal()]
-    if strange:
-        raise UserError(f"--fold {strange[0]}: give fold numbers such as 0 1 2, or all")
+        return list(range(count))
+    for word in words:
+        if not word.isdecimal() or int(word) >= count:
+            raise UserError(f"--fold {word}: give numbers from 0 to {count - 1} (folds.count is {count}), or all")
     return list(dict.fromkeys(int(word) for word in words))
 
 
@@ -44,12 +51,12 @@ def fold_numbers(words: list[str]) -> list[int] | None:
 def main() -> None:
     """Entry point."""
     arguments = parse_arguments()
-    folds = fold_numbers(arguments.fold)
 
     from leukofold.config import load_config, run_name
 
     paths = arguments.config or [DEFAULT_CONFIG]
     config = load_config(paths, arguments.overrides)
+    folds = fold_numbers(arguments.fold, config.folds.count)
     name = (arguments.run or run_name(paths)) + ("-debug" if arguments.debug else "")
 
     from leukofold.runs import RunFolder

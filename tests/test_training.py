@@ -66,7 +66,7 @@ def oof_bits(run: RunFolder) -> dict[str, bytes]:
 def test_a_run_leaves_everything_that_its_folder_promises(images: Path, tmp_path: Path) -> None:
     run = RunFolder("tiny", tmp_path / "oof")
     config = make_config(images, tmp_path)
-    train_folds(config, run, None, resume=False, debug=False)
+    train_folds(config, run, [0, 1], resume=False, debug=False)
     table = get_competition("wbcbench").read(images)
     split = pd.read_csv(run.folds_csv, dtype={"image_id": str})
     for k in (0, 1):
@@ -199,7 +199,7 @@ def test_without_moving_average_the_network_itself_is_kept(images: Path, tmp_pat
 
 def test_debug_runs_a_little_of_everything(images: Path, tmp_path: Path) -> None:
     run = RunFolder("tiny-debug", tmp_path / "oof")
-    train_folds(make_config(images, tmp_path, training={"epochs": 50}), run, None, resume=False, debug=True)
+    train_folds(make_config(images, tmp_path, training={"epochs": 50}), run, [0, 1], resume=False, debug=True)
     assert [run.fold(k).metrics()["epochs"] for k in (0, 1)] == [2, 2]
     assert len(run.fold(0).predictions("oof").image_id) == 32
     assert run.fold(0).metadata()["debug"] is True
@@ -223,13 +223,13 @@ def test_a_run_takes_no_fold_of_another_configuration(images: Path, tmp_path: Pa
 
 
 def test_a_group_on_both_sides_is_refused(images: Path, tmp_path: Path) -> None:
-    run, config = RunFolder("leak", tmp_path / "oof"), make_config(images, tmp_path)
-    train_folds(config, run, [0], resume=False, debug=True)
+    run, config = RunFolder("leak", tmp_path / "oof"), make_config(images, tmp_path, training={"epochs": 1})
+    train_folds(config, run, [0], resume=False, debug=False)
     split = pd.read_csv(run.folds_csv, dtype=str)
     split.loc[split.index[split.group == split.group[0]][0], "fold"] = str(1 - int(split.fold[0]))
     split.to_csv(run.folds_csv, index=False)
     with pytest.raises(UserError, match=f"group {split.group[0]} is in 2 folds .* would leak patients"):
-        train_folds(config, run, [0], resume=False, debug=True)
+        train_folds(config, run, [0], resume=False, debug=False)
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,7 @@ def load_run(run: RunFolder) -> LoadedRun:
     for k, part, test in zip(complete, parts, tests, strict=True):
         _need_equal(run.fold(k).path, "class order", list(part.class_names), metadata["class_names"])
         _need_equal(run.fold(k).path, "test images", test.image_id.tolist(), tests[0].image_id.tolist())
-    split = _read_split(run.folds_csv)
-    if metadata["debug"]:
-        split = split[split.image_id.isin(np.concatenate([part.image_id for part in parts]))]
+    split = run.split()
     rows = split[split.fold.isin(complete)]
     oof = _in_order(run.path, parts, rows.image_id.to_numpy(dtype=str))
     mean = np.mean([test.logits.astype(np.float64) for test in tests], axis=0)
@@ -214,14 +212,6 @@ def _in_order(where: Path, parts: Sequence[Predictions], image_ids: np.ndarray) 
         column("is_external"),
         column("label"),
     )
-
-
-def _read_split(path: Path) -> pd.DataFrame:
-    """Reads a run's folds.csv."""
-    try:
-        return pd.read_csv(path, dtype={"image_id": str, "group": str}, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error}); train the run again") from None
 
 
 def _need_equal(where: object, title: str, one: object, other: object) -> None:

@@ -40,7 +40,7 @@ def main_guard(main: Callable[[], None]) -> Callable[[], None]:
         except UserError as error:
             _end(str(error), 2)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
             where = f" while writing {error.filename}" if error.filename else ""
             _end(f"{error.strerror}{where}: free some space or check the folder's rights, then run again", 2)

@@ -14,7 +14,7 @@ from leukofold.cells import CellTable
 from leukofold.competitions import Competition, get_competition
 from leukofold.config import Config
 from leukofold.errors import UserError
-from leukofold.folds import saved_folds
+from leukofold.folds import assign_folds, take_up_folds
 from leukofold.images import check_images
 from leukofold.provenance import git_commit, library_versions
 from leukofold.rendering import is_current, render, rendered_info
@@ -95,7 +95,8 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     labelled, test = table.labelled, table.test
     if test.empty:
         raise UserError(f"{data.root}: no test images found; see input/README.md")
-    folds = saved_folds(run.folds_csv, labelled, config.folds)
+    saved = run.begun() and run.folds_csv.exists() and not debug
+    folds = take_up_folds(run.split(), labelled, config.folds) if saved else assign_folds(labelled, config.folds)
     if debug:
         kept = np.sort(np.concatenate([np.flatnonzero(folds == k)[:DEBUG_IMAGES] for k in range(config.folds.count)]))
         labelled, folds, test = labelled.iloc[kept].reset_index(drop=True), folds[kept], test.head(DEBUG_IMAGES)

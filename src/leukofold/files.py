@@ -29,6 +29,9 @@ def replacing(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would lock colleagues out of shared folders
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # writes do not say where they failed
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,7 +1,6 @@
 """Stratified folds in which no patient crosses from one fold to another."""
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,6 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from leukofold.config import FoldsConfig
 from leukofold.errors import UserError
-from leukofold.files import write_text
 
 
 def assign_folds(labelled: pd.DataFrame, config: FoldsConfig) -> np.ndarray:
@@ -73,28 +71,27 @@ def check_folds(labelled: pd.DataFrame, folds: np.ndarray, config: FoldsConfig) 
             )
 
 
-def saved_folds(path: Path, labelled: pd.DataFrame, config: FoldsConfig) -> np.ndarray:
-    """Assigns folds and saves them with the run, or takes up those that the run saved before.
+def take_up_folds(saved: pd.DataFrame, labelled: pd.DataFrame, config: FoldsConfig) -> np.ndarray:
+    """Takes up the split that a run saved, which outlives changes of scikit-learn.
 
     Args:
-        path: The run's ``folds.csv`` (image_id, group, fold).
+        saved: The run's image_id, group and fold.
         labelled: The labelled rows of a ``CellTable``.
-        config: Number of folds, kind of split and seed.
+        config: Number of folds and kind of split.
 
     Returns:
         n fold numbers.
 
     Raises:
-        UserError: As ``assign_folds``; or the saved folds are of other images.
+        UserError: The split is of other images or another number of folds, or a group crosses folds.
     """
-    if not path.exists():
-        folds = assign_folds(labelled, config)
-        table = labelled[["image_id", "group"]].assign(fold=folds)
-        write_text(path, table.to_csv(index=False))
-        return folds
-    saved = pd.read_csv(path, dtype={"image_id": str, "group": str}, keep_default_na=False)
     if list(saved.image_id) != list(labelled.image_id):
-        raise UserError(f"{path}: the run's folds are of other images than the input; name another run with --run")
+        raise UserError("the run's folds.csv is of other images than the input; name another run with --run NAME")
     folds = saved.fold.to_numpy()
+    if folds.max() + 1 != config.count:
+        raise UserError(
+            f"folds.count: the run's folds.csv has {folds.max() + 1} folds, not {config.count}; "
+            "name another run with --run NAME"
+        )
     check_folds(labelled, folds, config)
     return folds

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from leukofold.errors import UserError
-from leukofold.files import replacing, write_json
+from leukofold.files import replacing, write_json, write_text
 
 RUNS = Path("oof")  # where runs lie, below the working folder
 
@@ -145,18 +145,6 @@ class FoldFolder:
         """Reads ``oof`` or ``test``."""
         return Predictions.load(self.path / f"{kind}.npz")
 
-    def begin(self, metadata: Mapping[str, Any]) -> None:
-        """Clears an earlier training of this fold away and notes what the new one is made of."""
-        for name in ("metrics.json", "oof.npz", "test.npz", "history.csv", "best.safetensors", "last/state.pt"):
-            (self.path / name).unlink(missing_ok=True)
-        write_json(self.path / "metadata.json", dict(metadata))
-
-    def finish(self, oof: Predictions, test: Predictions, metrics: Mapping[str, Any]) -> None:
-        """Writes the results, the mark of completeness last."""
-        oof.save(self.path / "oof.npz")
-        test.save(self.path / "test.npz")
-        write_json(self.path / "metrics.json", dict(metrics))
-
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes one row per epoch."""
         with replacing(self.history) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -185,6 +173,52 @@ class RunFolder:
     def fold(self, k: int) -> FoldFolder:
         """Returns the folder of fold k."""
         return FoldFolder(self.path / f"fold{k}")
+
+    def split(self) -> pd.DataFrame:
+        """Reads the split of the labelled images: image_id, group, fold.
+
+        Raises:
+            UserError: It is missing or damaged.
+        """
+        try:
+            return pd.read_csv(self.folds_csv, dtype={"image_id": str, "group": str}, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folds_csv}: not readable ({error}); train the run again") from None
+
+    def begin_fold(self, k: int, metadata: Mapping[str, Any], labelled: pd.DataFrame) -> None:
+        """Clears an earlier training of a fold away and notes what the new one is made of.
+
+        Args:
+            k: The fold.
+            metadata: Everything its result depends on.
+            labelled: image_id, group and fold of every labelled image.
+        """
+        split = labelled[["image_id", "group", "fold"]]
+        write_text(self.folds_csv, split.to_csv(index=False, lineterminator="\n"))
+        folder = self.fold(k).path
+        for name in ("metrics.json", "oof.npz", "test.npz", "history.csv", "best.safetensors", "last/state.pt"):
+            (folder / name).unlink(missing_ok=True)
+        write_json(folder / "metadata.json", dict(metadata))
+
+    def finish_fold(self, k: int, oof: Predictions, test: Predictions, metrics: Mapping[str, Any]) -> None:
+        """Writes a fold's results, the mark of completeness last.
+
+        The split gives every image one fold, so holding each fold to it makes every image appear
+        exactly once over all folds.
+
+        Raises:
+            ValueError: The out-of-fold rows are not the fold's images.
+        """
+        split, folder = self.split(), self.fold(k)
+        if sorted(oof.image_id) != sorted(split.image_id[split.fold == k]):
+            raise ValueError(f"{folder.path}: the rows scored are not the fold's images")
+        oof.save(folder.path / "oof.npz")
+        test.save(folder.path / "test.npz")
+        write_json(folder.path / "metrics.json", dict(metrics))
+
+    def begun(self) -> bool:
+        """Tells whether the training of any fold has begun."""
+        return any(self.path.glob("fold[0-9]*/metadata.json"))
 
     def complete_folds(self) -> list[int]:
         """Returns the numbers of the folds whose training came to its end."""

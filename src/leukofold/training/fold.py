@@ -19,24 +19,19 @@ from leukofold.training.trackers import CsvTracker
 from leukofold.training.trainer import Trainer
 
 
-def train_folds(config: Config, run: RunFolder, folds: Sequence[int] | None, resume: bool, debug: bool) -> None:
+def train_folds(config: Config, run: RunFolder, folds: Sequence[int], resume: bool, debug: bool) -> None:
     """Trains folds one after the other, on all processes together.
 
     Args:
         config: The resolved configuration.
         run: Where results go.
-        folds: Fold numbers; None: all.
+        folds: Fold numbers.
         resume: Skip complete folds and go on with interrupted ones.
         debug: A few batches of everything.
 
     Raises:
-        UserError: A fold is out of range, or the run's folder holds something else.
+        UserError: The data cannot be used, or the run's folder holds something else.
     """
-    impossible = [fold for fold in folds or () if not 0 <= fold < config.folds.count]
-    if impossible:
-        raise UserError(
-            f"--fold {impossible[0]}: folds.count is {config.folds.count}, folds are 0 to {config.folds.count - 1}"
-        )
     accelerator = make_accelerator(config, run)
     experiment = main_first(
         accelerator, lambda: open_experiment(config, run, debug, progress=accelerator.is_local_main_process)
@@ -47,7 +42,7 @@ def train_folds(config: Config, run: RunFolder, folds: Sequence[int] | None, res
             f"  {config.model.backbone}, {accelerator.num_processes} process(es) on {accelerator.device.type}, "
             f"precision {accelerator.mixed_precision}, results in {working_path(run.path)}"
         )
-    for fold in folds if folds is not None else range(config.folds.count):
+    for fold in folds:
         train_fold(experiment, fold, accelerator, resume)
     accelerator.end_training()
 
@@ -111,7 +106,7 @@ def train_fold(experiment: Experiment, fold: int, accelerator: Accelerator, resu
     resumed = resume and trainer.resume()
     if accelerator.is_main_process:
         if not resumed:
-            folder.begin(metadata)
+            experiment.run.begin_fold(fold, metadata, experiment.labelled.assign(fold=experiment.folds))
         train, held_out = trainer.train_frame, trainer.held_out
         start = f", resumed after epoch {trainer.progress.epoch}" if resumed else ""
         print(
@@ -154,7 +149,7 @@ def _write_results(experiment: Experiment, trainer: Trainer, seconds: float) -> 
         "rendered": experiment.rendered,
     }
     if trainer.accelerator.is_main_process:
-        experiment.run.fold(fold).finish(oof, test, metrics)
+        experiment.run.finish_fold(fold, oof, test, metrics)
         value = metrics["competition_rows"][competition.metric]
         print(
             f"fold {fold}: out-of-fold {METRICS[competition.metric]} {value:.4f} on {own.sum()} images "
