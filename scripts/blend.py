@@ -37,7 +37,8 @@ def main() -> None:
         get_competition(arguments.competition)
     for runs in select_runs(arguments.run, arguments.competition).values():
         blend = blend_runs(runs)
-        print(blend_summary(blend, write_submission(blend, arguments.name)), end="\n\n")
+        submission = write_submission(blend, arguments.name) if len(blend.test.image_id) else None
+        print(blend_summary(blend, submission), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -34,8 +34,7 @@ def main() -> None:
     competition = get_competition(arguments.competition)
     root = arguments.input or Path("input") / competition.name
     if arguments.download:
-        for archive in fetch_input(competition, root):
-            print(f"unpacked {archive.name} into {root}")
+        print(f"unpacked {fetch_input(competition, root).name} into {root}")
     report = inspect_input(competition, root)
     print(f"{competition.title} in {root}")
     print(describe(report))

@@ -1,7 +1,5 @@
 """Sampling and loading: formulae, determinism, and no repetition over epochs and workers."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pandas as pd
@@ -113,7 +111,7 @@ def test_evaluation_images_are_in_order_and_not_augmented(images: pd.DataFrame) 
     loader = make_loader(CellDataset(images, pipeline), 2, batch_size=5)
     batches = list(loader)
     assert torch.cat([batch["row"] for batch in batches]).tolist() == list(range(12))
-    decoded = cv2.cvtColor(cv2.imread(images.path[7]), cv2.COLOR_BGR2RGB)
+    decoded = cv2.cvtColor(cv2.imread(images.path[7]), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
     expected = cv2.resize(decoded, (32, 32), interpolation=cv2.INTER_AREA)
     assert np.array_equal(torch.cat([batch["image"] for batch in batches])[7].numpy(), expected.transpose(2, 0, 1))
 

@@ -73,7 +73,7 @@ def test_weights_of_another_architecture_are_refused_naming_the_keys(tmp_path: P
 def test_files_that_hold_no_weights_are_refused(tmp_path: Path, content: bytes) -> None:
     for name in ("w.pth", "w.safetensors"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match="model.pretrained: .*w\\."):
+        with pytest.raises(UserError, match=r"model.pretrained: .*w\."):
             build_backbone(ModelConfig(backbone="test_resnet", pretrained=tmp_path / name), 32)
 
 

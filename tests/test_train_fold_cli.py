@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from leukofold.rendering import RenderSpec, render
-
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train_fold.py"
 TINY = """
 data: {competition: wbcbench, root: input, workers: 0}
@@ -23,18 +21,10 @@ training: {epochs: 1, batch_size: 16}
 """
 
 
-@pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small rendered WBCBench, not to be changed."""
-    root = tmp_path_factory.mktemp("rendered") / "wbcbench"
-    render("wbcbench", root, RenderSpec(images=75, test_images=12, patients=13), workers=1, progress=False)
-    return root
-
-
 @pytest.fixture
-def folder(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(rendered_wbcbench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with its own copy of the images and a configuration."""
-    shutil.copytree(rendered, tmp_path / "input")
+    shutil.copytree(rendered_wbcbench, tmp_path / "input")
     (tmp_path / "tiny.yaml").write_text(TINY)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -78,7 +68,7 @@ def replace_in_list(old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
-MISTAKES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
+MISTAKES: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "missing input": (remove_input, [], "input: the input folder does not exist; see input/README.md"),
     "empty input": (empty_input, [], "input: the input folder is empty; see input/README.md"),
     "no column": (replace_in_list("ID,labels", "ID,label"), [], "phase2_eval.csv: no column 'labels', only ID, label"),
@@ -87,7 +77,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "corrupt": (
         lambda folder: first_image(folder).write_text("404"),
         [],
-        "1 of 87 images are unreadable: input/phase2",
+        "1 of 122 images are unreadable: input/phase2",
     ),
     "unknown key": (
         lambda _: None,

@@ -57,6 +57,9 @@ def load_run(run: RunFolder) -> LoadedRun:
         known = [found.name for found in find_runs(run.root)]
         hint = f"runs there: {', '.join(known)}" if known else "train one with scripts/train_fold.py"
         raise UserError(f"{run.path}: no run with a complete fold; {hint}")
+    bare = [k for k in complete if not run.fold(k).metadata()]
+    if bare:
+        raise UserError(f"{run.fold(bare[0]).path / 'metadata.json'}: no such file; train that fold again")
     metadata = run.fold(complete[0]).metadata()
     run.need_same(metadata)
     parts = [run.fold(k).predictions("oof") for k in complete]

@@ -25,7 +25,7 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 class _Section(BaseModel):
     """A part of the configuration: immutable, and without room for misspelt keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class DataConfig(_Section):
@@ -176,9 +176,7 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     merged: dict[str, Any] = {}
     origins: dict[tuple[str, ...], str] = {}
     for path in paths:
-        layer = _read_layer(path, ())
-        origins.update(dict.fromkeys(_leaves(layer), str(path)))
-        merged = _merge(merged, layer)
+        merged = _merge(merged, _read_layer(path, (), origins))
     for override in overrides:
         layer = _parse_override(override)
         origins.update(dict.fromkeys(_leaves(layer), f"--set {override}"))
@@ -206,13 +204,13 @@ def run_name(paths: Sequence[Path]) -> str:
     return "+".join(names)
 
 
-def _read_layer(path: Path, ancestors: tuple[Path, ...]) -> dict[str, Any]:
-    """Reads one YAML file on top of the files that it extends."""
+def _read_layer(path: Path, ancestors: tuple[Path, ...], origins: dict[tuple[str, ...], str]) -> dict[str, Any]:
+    """Reads one YAML file on top of the files that it extends; notes in ``origins`` which file set each key."""
     if path.resolve() in ancestors:
         raise UserError(f"{path}: the files under 'extends' lead back to this one; break the circle")
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"{path}: no such configuration file; the ready ones lie in configs/") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
@@ -220,9 +218,13 @@ def _read_layer(path: Path, ancestors: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(layer, dict):
         raise UserError(f"{path}: a configuration is a YAML mapping of sections, this is a {type(layer).__name__}")
     parents = layer.pop("extends", [])
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise UserError(f"{path}: extends: expected a file or a list of files, got {parents!r}")
     merged: dict[str, Any] = {}
-    for parent in [parents] if isinstance(parents, str) else parents:
-        merged = _merge(merged, _read_layer(path.parent / parent, (*ancestors, path.resolve())))
+    for parent in parents:
+        merged = _merge(merged, _read_layer(path.parent / parent, (*ancestors, path.resolve()), origins))
+    origins.update(dict.fromkeys(_leaves(layer), str(path)))
     return _merge(merged, layer)
 
 

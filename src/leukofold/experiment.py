@@ -93,8 +93,6 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     table = competition.read(data.root)
     check_images(table.frame, data.cache, progress)
     labelled, test = table.labelled, table.test
-    if test.empty:
-        raise UserError(f"{data.root}: no test images found; see input/README.md")
     saved = run.begun() and run.folds_csv.exists() and not debug
     folds = take_up_folds(run.split(), labelled, config.folds) if saved else assign_folds(labelled, config.folds)
     if debug:
@@ -131,6 +129,7 @@ def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
             fault = [str(error)]
     if accelerator.num_processes > 1:
         broadcast_object_list(fault)
+        accelerator.wait_for_everyone()  # all have heard of it before the first one ends
     if fault[0] is not None:
         raise UserError(fault[0])
     return work() if result is None else result

@@ -37,7 +37,8 @@ def assign_folds(labelled: pd.DataFrame, config: FoldsConfig) -> np.ndarray:
     folds = np.full(len(labelled), -1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")
-        splits = splitter.split(np.zeros(len(labelled)), labelled.label, labelled.group)
+        groups = labelled.group if config.by == "group" else None  # an image-level split warns of groups
+        splits = splitter.split(np.zeros(len(labelled)), labelled.label, groups)
         for fold, (_, held_out) in enumerate(splits):
             folds[held_out] = fold
     check_folds(labelled, folds, config)

@@ -42,7 +42,10 @@ def read_image(path: str | Path) -> np.ndarray:
         raise CorruptImageError(f"{path}: the file is empty; download it again")
     if _cut_short(encoded):
         raise CorruptImageError(f"{path}: the file is cut short; download it again")
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:  # a damaged header that asks for more pixels than OpenCV takes
+        image = None
     if image is None:
         raise CorruptImageError(f"{path}: not an image that can be decoded; download it again")
     return image

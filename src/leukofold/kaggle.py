@@ -11,10 +11,31 @@ from leukofold.errors import UserError
 
 def signed_in() -> bool:
     """Tells whether credentials lie where the client looks for them."""
-    folder = Path(os.environ.get("KAGGLE_CONFIG_DIR", Path.home() / ".kaggle"))
+    config_home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    given = os.environ.get("KAGGLE_CONFIG_DIR")
+    folders = [Path(given)] if given else [Path.home() / ".kaggle", config_home / "kaggle"]
     by_key = bool(os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"))
     files = ("kaggle.json", "access_token", "credentials.json")
-    return by_key or bool(os.environ.get("KAGGLE_API_TOKEN")) or any((folder / name).is_file() for name in files)
+    return (
+        by_key
+        or bool(os.environ.get("KAGGLE_API_TOKEN"))
+        or any((folder / name).is_file() for folder in folders for name in files)
+    )
+
+
+def need_client(by_hand: str) -> None:
+    """Refuses to go on without an installed client that is signed in.
+
+    Raises:
+        UserError: It is not.
+    """
+    if shutil.which("kaggle") is None:
+        raise UserError(f"the Kaggle client is not installed (pip install kaggle); by hand: {by_hand}")
+    if not signed_in():
+        raise UserError(
+            "the Kaggle client has no credentials: create a token at https://www.kaggle.com/settings and save it as "
+            f"~/.kaggle/kaggle.json; by hand: {by_hand}"
+        )
 
 
 def run(arguments: Sequence[str], by_hand: str) -> str:
@@ -30,13 +51,7 @@ def run(arguments: Sequence[str], by_hand: str) -> str:
     Raises:
         UserError: It is not installed, not signed in, or failed.
     """
-    if shutil.which("kaggle") is None:
-        raise UserError(f"the Kaggle client is not installed (pip install kaggle); by hand: {by_hand}")
-    if not signed_in():
-        raise UserError(
-            "the Kaggle client has no credentials: create a token at https://www.kaggle.com/settings and save it as "
-            f"~/.kaggle/kaggle.json; by hand: {by_hand}"
-        )
+    need_client(by_hand)
     done = subprocess.run(["kaggle", *arguments], capture_output=True, text=True, check=False)
     said = (done.stdout + done.stderr).strip()
     if done.returncode:

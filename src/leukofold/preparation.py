@@ -82,7 +82,7 @@ def describe(report: InputReport) -> str:
     return "\n".join(lines)
 
 
-def fetch_input(competition: Competition, root: Path) -> list[Path]:
+def fetch_input(competition: Competition, root: Path) -> Path:
     """Downloads a competition's files through the Kaggle client and unpacks them.
 
     Args:
@@ -90,22 +90,25 @@ def fetch_input(competition: Competition, root: Path) -> list[Path]:
         root: Folder to fetch them into.
 
     Returns:
-        The archives that were unpacked, and removed.
+        The archive that was unpacked, and removed.
 
     Raises:
         UserError: The client is missing, not signed in or fails, or brought no sound archive.
     """
-    root.mkdir(parents=True, exist_ok=True)
     by_hand = f"{competition.by_hand}; put the files into {root} as input/README.md shows"
+    kaggle.need_client(by_hand)
+    root.mkdir(parents=True, exist_ok=True)
     kaggle.run([*competition.kaggle_download, "-p", str(root)], by_hand)
-    archives = sorted(root.glob("*.zip"))
-    if not archives:
-        raise UserError(f"{root}: the Kaggle client brought no archive; by hand: {by_hand}")
-    for archive in archives:
-        try:
-            with zipfile.ZipFile(archive) as opened:
-                opened.extractall(root)
-        except zipfile.BadZipFile:
-            raise UserError(f"{archive}: not a sound zip archive; delete it and download again") from None
-        archive.unlink()
-    return archives
+    slug = competition.kaggle_download[-1].rpartition("/")[2]  # the client names the archive after it
+    archive = root / f"{slug}.zip"
+    if not archive.is_file():
+        raise UserError(f"{root}: the Kaggle client brought no {archive.name}; by hand: {by_hand}")
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            if opened.testzip() is not None:  # before anything is unpacked
+                raise zipfile.BadZipFile
+            opened.extractall(root)
+    except zipfile.BadZipFile:
+        raise UserError(f"{archive}: not a sound zip archive; delete it and download again") from None
+    archive.unlink()
+    return archive

@@ -103,7 +103,7 @@ class Predictions:
                 )
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; train that fold again") from None
-        except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        except (KeyError, ValueError, TypeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: not a file of predictions ({error}); train that fold again") from None
 
 
@@ -160,6 +160,16 @@ class RunFolder:
     name: str
     root: Path = RUNS
 
+    def __post_init__(self) -> None:
+        """Refuses names that lead out of the folder of runs.
+
+        Raises:
+            UserError: The name does.
+        """
+        path = Path(self.name)
+        if not self.name or path.is_absolute() or ".." in path.parts:
+            raise UserError(f"--run {self.name}: a run's name is a path below {self.root}/, such as wbcbench/first")
+
     @property
     def path(self) -> Path:
         """The run's folder."""
@@ -180,9 +190,10 @@ class RunFolder:
         Raises:
             UserError: It is missing or damaged.
         """
+        kinds = {"image_id": str, "group": str, "fold": np.int64}
         try:
-            return pd.read_csv(self.folds_csv, dtype={"image_id": str, "group": str}, keep_default_na=False)
-        except (OSError, ValueError) as error:
+            return pd.read_csv(self.folds_csv, dtype=kinds, keep_default_na=False)[list(kinds)]
+        except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{self.folds_csv}: not readable ({error}); train the run again") from None
 
     def begin_fold(self, k: int, metadata: Mapping[str, Any], labelled: pd.DataFrame) -> None:

@@ -41,8 +41,8 @@ def write_submission(blend: Blend, name: str | None = None, root: Path = SUBMISS
         if faults:
             raise UserError(f"{path}: not written, it would be refused: {'; '.join(faults)}")
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    counts = {class_name: int((labels == k).sum()) for k, class_name in enumerate(competition.class_names)}
-    write_json(sidecar(path), {"submission": path.name, "sha256": digest, "predicted": counts, **_origin(blend)})
+        counts = {class_name: int((labels == k).sum()) for k, class_name in enumerate(competition.class_names)}
+        write_json(sidecar(path), {"submission": path.name, "sha256": digest, "predicted": counts, **_origin(blend)})
     return path
 
 

@@ -9,12 +9,12 @@ from leukofold.runs import Predictions
 from leukofold.submission import sidecar
 
 
-def blend_summary(blend: Blend, submission: Path) -> str:
+def blend_summary(blend: Blend, submission: Path | None) -> str:
     """Describes a blend and its files for people.
 
     Args:
         blend: The runs.
-        submission: The file that was written.
+        submission: The file that was written; None where the input holds no test images.
 
     Returns:
         Lines: a title, macro-F1 and the competition's metric per fold, warnings, files.
@@ -41,6 +41,8 @@ def blend_summary(blend: Blend, submission: Path) -> str:
         lines += [row(run.name, run.oof) for run in blend.runs]
         if len(blend.runs) > 1:
             lines.append(row("mean of logits", blend.oof))
+    if submission is None:
+        return "\n".join([*lines, f"  no submission: {metadata['input']} holds no test images"])
     lines += [
         f"  submission  {submission} ({len(blend.test.image_id)} test images, checked against {metadata['input']})",
         f"  origin      {sidecar(submission)}",

@@ -16,6 +16,7 @@ import hashlib
 import os
 import re
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,7 @@ class CNMC(Competition):
         """Finds the marker folders and reads their names; see the base class."""
         need_folder(root, self.name)
         folders = _marker_folders(root)
-        rows, missing = _training_rows(folders), []
+        rows, missing = _training_rows(root, folders["train"]), []
         if folders["prelim"]:
             prelim, lost = _prelim_rows(root, folders["prelim"])
             rows += prelim
@@ -113,15 +114,15 @@ class CNMC(Competition):
             with zipfile.ZipFile(path) as archive:
                 entries = archive.namelist()
                 text = archive.read(PREDICTIONS).decode("ascii") if entries == [PREDICTIONS] else ""
-        except (zipfile.BadZipFile, UnicodeDecodeError):
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeDecodeError):
             return ["not a zip archive of a text file"]
         if entries != [PREDICTIONS]:
             return [f"the zip holds {name_some(entries) or 'nothing'}; it must hold one file, {PREDICTIONS}"]
-        lines = text.splitlines()
+        lines = text.removesuffix("\n").split("\n")  # splitlines would also take form feeds and CR for line ends
         faults = []
         if len(lines) != max(numbers):
             faults.append(f"{len(lines)} lines, the final phase has {max(numbers)} images")
-        wrong = [f"line {i}: '{line}'" for i, line in enumerate(lines, 1) if line not in ("0", "1")]
+        wrong = [f"line {i}: {line!r}" for i, line in enumerate(lines, 1) if line not in ("0", "1")]
         if wrong:
             faults.append(f"lines other than 0 or 1: {name_some(wrong)}")
         return faults
@@ -173,17 +174,17 @@ def _parse(name: str, where: Path) -> tuple[str, int]:
     return match[1].upper(), CLASS_NAMES.index(match[4].lower())
 
 
-def _training_rows(folders: dict[str, list[Path]]) -> list[Row]:
+def _training_rows(root: Path, folders: list[Path]) -> list[Row]:
     """Lists the training images from their names."""
     rows: list[Row] = []
-    for folder in folders["train"]:
+    for folder in folders:
         for name, size in _images(folder).items():
             subject, label = _parse(name, folder)
             if CLASS_NAMES[label] != folder.name:
                 raise UserError(f"{folder / name}: the name says {CLASS_NAMES[label]}, the folder {folder.name}")
             rows.append((name, folder / name, size, label, subject, folder.parent.name))
     if not rows:
-        raise UserError("no folder fold_<0-2>/<all|hem> with .bmp images in the input; see input/README.md")
+        raise UserError(f"{root}: no folder fold_<0-2>/<all|hem> with .bmp images; see input/README.md")
     return rows
 
 
@@ -192,7 +193,10 @@ def _prelim_rows(root: Path, folders: list[Path]) -> tuple[list[Row], list[str]]
     lists = sorted(root.rglob(PRELIM_LABELS))
     if not lists:
         raise UserError(f"{root}: {PRELIM} is there but not {PRELIM_LABELS}; see input/README.md")
-    raw = pd.read_csv(lists[0], dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    try:
+        raw = pd.read_csv(lists[0], dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{lists[0]}: not a readable CSV: {error}") from None
     for column in ("Patient_ID", "new_names", "labels"):
         if column not in raw.columns:
             raise UserError(f"{lists[0]}: no column '{column}', only {', '.join(raw.columns)}")
@@ -215,7 +219,11 @@ def _prelim_rows(root: Path, folders: list[Path]) -> tuple[list[Row], list[str]]
 
 def _final_rows(folders: list[Path]) -> tuple[list[Row], list[str]]:
     """Lists the final phase's images in the order of their numbers; gaps count as missing."""
-    files = {_number(name): (folder / name, size) for folder in folders for name, size in _images(folder).items()}
+    files: dict[int, tuple[Path, int]] = {}
+    for path, size in ((folder / name, size) for folder in folders for name, size in _images(folder).items()):
+        if _number(path.name) in files:
+            raise UserError(f"{path} and {files[_number(path.name)][0]} have the same number; remove one")
+        files[_number(path.name)] = (path, size)
     rows: list[Row] = [(path.name, path, size, UNLABELLED, "", "final") for _, (path, size) in sorted(files.items())]
     missing = [(folders[0] / f"{number}.bmp").as_posix() for number in range(1, max(files)) if number not in files]
     return rows, missing

@@ -99,7 +99,10 @@ class WBCBench(Competition):
 
     def check_submission(self, path: Path, root: Path) -> list[str]:
         """Compares columns, row count, ids, their order and labels with ``phase2_test.csv``; see the base class."""
-        expected = [row["ID"] for row in _plain_csv(root / "phase2_test.csv")[1]]
+        columns, listed = _plain_csv(root / "phase2_test.csv", "utf-8-sig")
+        if "ID" not in columns:
+            raise UserError(f"{root / 'phase2_test.csv'}: no column 'ID'; download the file again")
+        expected = [row["ID"] for row in listed]
         header, rows = _plain_csv(path)
         if header != ["ID", "labels"]:
             return [f"the header is '{','.join(header)}', it must be 'ID,labels'"]
@@ -176,7 +179,7 @@ def _read_list(path: Path, default_split: str) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: the list is missing; see input/README.md for the files of WBCBench")
     try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable CSV: {error}") from None
     raw = raw[[column for column in raw.columns if not column.startswith("Unnamed")]]
@@ -184,7 +187,11 @@ def _read_list(path: Path, default_split: str) -> pd.DataFrame:
         if column not in raw.columns:
             raise UserError(f"{path}: no column '{column}', only {', '.join(raw.columns)}; download the file again")
     splits = raw["split"] if "split" in raw.columns else pd.Series(default_split, index=raw.index)
+    test = default_split == "phase2_test"
+    mixed = splits[(splits == "phase2_test") != test]
     strange = sorted(set(splits) - set(FOLDERS))
+    if not strange and len(mixed):
+        raise UserError(f"{path}: split '{mixed.iloc[0]}' does not belong into this list; download the file again")
     if strange:
         raise UserError(f"{path}: unknown split '{strange[0]}'; known ones are {', '.join(FOLDERS)}")
     bad_ids = [name for name in raw["ID"] if not (name.endswith(".jpg") and name[:-4].isdecimal())]
@@ -218,16 +225,19 @@ def _drop_repeated(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop_duplicates(["image_id", "label", "split"]).reset_index(drop=True)
 
 
-def _plain_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def _plain_csv(path: Path, encoding: str = "utf-8") -> tuple[list[str], list[dict[str, str]]]:
     """Reads a CSV with the standard library: header and rows."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        text = path.read_text(encoding=encoding)
+    except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file") from None
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    rows = list(reader)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{path}: not a readable CSV: {error}; look for a quote that is not closed") from None
     return list(reader.fieldnames or []), rows
 
 

@@ -33,18 +33,20 @@ def train_folds(config: Config, run: RunFolder, folds: Sequence[int], resume: bo
         UserError: The data cannot be used, or the run's folder holds something else.
     """
     accelerator = make_accelerator(config, run)
-    experiment = main_first(
-        accelerator, lambda: open_experiment(config, run, debug, progress=accelerator.is_local_main_process)
-    )
-    if accelerator.is_main_process:
-        print(experiment_summary(experiment))
-        print(
-            f"  {config.model.backbone}, {accelerator.num_processes} process(es) on {accelerator.device.type}, "
-            f"precision {accelerator.mixed_precision}, results in {working_path(run.path)}"
+    try:
+        experiment = main_first(
+            accelerator, lambda: open_experiment(config, run, debug, progress=accelerator.is_local_main_process)
         )
-    for fold in folds:
-        train_fold(experiment, fold, accelerator, resume)
-    accelerator.end_training()
+        if accelerator.is_main_process:
+            print(experiment_summary(experiment))
+            print(
+                f"  {config.model.backbone}, {accelerator.num_processes} process(es) on {accelerator.device.type}, "
+                f"precision {accelerator.mixed_precision}, results in {working_path(run.path)}"
+            )
+        for fold in folds:
+            train_fold(experiment, fold, accelerator, resume)
+    finally:
+        accelerator.end_training()  # leaves the process group, so that no process aborts at another's end
 
 
 def make_accelerator(config: Config, run: RunFolder) -> Accelerator:
