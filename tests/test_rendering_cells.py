@@ -27,9 +27,9 @@ def images_of(label: str) -> list[np.ndarray]:
 
 
 def nucleus_mask(image: np.ndarray) -> np.ndarray:
-    """Dark purple parts of the central 220 pixels: little green light comes through chromatin."""
-    window = image[74:294, 74:294]
-    mask = (window[:, :, 1] < 90).astype(np.uint8)
+    """Dark purple parts of the central 220 pixels: little green light comes through chromatin and its small gaps."""
+    window = cv2.GaussianBlur(image[:, :, 1], (0, 0), 2.0)[74:294, 74:294]
+    mask = (window < 88).astype(np.uint8)
     return cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
 
 
@@ -57,13 +57,14 @@ def solidity(label: str) -> float:
 
 
 def cell_area(label: str) -> np.ndarray:
-    """Area of what differs from the background around the image's middle, red cells excluded by their colour."""
+    """Area of the largest thing around the image's middle, red cells excluded by their colour and cut off."""
     areas = []
     for image in images_of(label):
         window = image[74:294, 74:294].astype(float) / np.percentile(image.reshape(-1, 3), 90, axis=0)
         mask = (window[:, :, 1] < 0.9) & (window[:, :, 2] - window[:, :, 0] > 0.02)
         closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
-        _, _, stats, _ = cv2.connectedComponentsWithStats(closed)
+        opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (25, 25)))
+        _, _, stats, _ = cv2.connectedComponentsWithStats(opened)
         areas.append(stats[1:, cv2.CC_STAT_AREA].max())
     return np.array(areas)
 
@@ -94,7 +95,7 @@ def test_nuclei_lose_their_roundness_as_granulocytes_mature() -> None:
     assert myelocyte > 0.9
     assert min(myelocyte, metamyelocyte) > band + 0.03
     assert band > segmented + 0.03
-    assert segmented < 0.78
+    assert segmented < 0.82, "lobes stand apart, though some overlap"
     areas = [np.median(nucleus_area(label)) for label in ("PMY", "MY", "MMY", "BNE")]
     assert areas == sorted(areas, reverse=True)
 
@@ -103,6 +104,16 @@ def test_maturation_is_a_continuum() -> None:
     lengths = [between_stages(maturity).length for maturity in np.linspace(0, 4, 41)]
     assert (np.diff(lengths) > 0).all()
     assert np.diff(lengths).max() < 0.4
+
+
+def test_chromatin_condenses_as_granulocytes_mature() -> None:
+    light = {}
+    for label in ("PMY", "MY", "BNE", "SNE"):
+        inside = [cv2.erode(nucleus_mask(image), np.ones((5, 5), np.uint8)) > 0 for image in images_of(label)]
+        windows = [image[74:294, 74:294, 1] for image in images_of(label)]
+        light[label] = np.median([np.median(window[mask]) for window, mask in zip(windows, inside, strict=True)])
+    assert light["PMY"] > light["SNE"] + 6
+    assert light["MY"] > light["SNE"]
 
 
 def test_basophil_granules_cover_the_cell() -> None:
@@ -180,6 +191,18 @@ def test_cnmc_classes_differ_subtly() -> None:
     difference = np.mean(diameter["all"]) - np.mean(diameter["hem"])
     spread = np.sqrt((np.var(diameter["all"]) + np.var(diameter["hem"])) / 2)
     assert 0.3 < difference / spread < 2.0, "blasts are larger, but sizes overlap"
+
+
+def test_cnmc_cells_shine_at_their_edge() -> None:
+    for label in ("hem", "all"):
+        ratios = []
+        for index in range(10):
+            image = draw_segmented_cell(
+                label, sample_subject(np.random.default_rng(index)), np.random.default_rng(index)
+            )
+            depth = cv2.distanceTransform((image.max(axis=2) > 0).astype(np.uint8), cv2.DIST_L2, 5)
+            ratios.append(image[(depth > 2) & (depth < 5), 1].mean() / image[depth > 20, 1].mean())
+        assert 1.2 < np.median(ratios) < 2.2
 
 
 def test_contact_sheet_shows_every_class() -> None:

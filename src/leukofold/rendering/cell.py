@@ -8,11 +8,15 @@ from numpy.typing import NDArray
 
 from leukofold.rendering import shapes, smear, texture
 from leukofold.rendering.morphology import Morphology, sample_morphology
+from leukofold.rendering.nucleus import draw_nucleus
 from leukofold.rendering.stain import Appearance, optical_density, transmit
 from leukofold.rendering.texture import FloatImage
 
 _HAEMOGLOBIN = 0.33  # concentration in a red cell of ordinary thickness
-_NUCLEAR_PROTEIN = 0.14  # eosin taken up between the chromatin: makes its gaps pinkish
+_NUCLEAR_PROTEIN = 0.27  # eosin taken up between the chromatin: makes its gaps pinkish
+_NUCLEAR_AZURE = 0.15  # and azure, which keeps them from being mere holes
+_RED_RADIUS = 35.0  # of a red cell, in pixels
+_ASIDE = np.array([[1, 0, 1.2], [0, 1, 1.2]])  # shift that makes granules stand out in relief
 _MARGIN = 10  # pixels around a cell's outline that its patch includes
 
 
@@ -39,9 +43,14 @@ def _outline(
     """The cell's outline around the origin and the red cells that press into it."""
     radius = 0.5 * cell.diameter * scale
     outline = shapes.wavy_outline(rng, radius, cell.elongation, cell.irregularity)
-    red_radius = 35.0 * scale
+    if cell.pseudopods >= 1:
+        outline = shapes.protrude(outline, int(cell.pseudopods), cell.pseudopod_reach, rng)
+    red_radius = _RED_RADIUS * scale
     angles = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.uniform(1.1, 2.4, int(cell.pressed)))
-    distance = radius + red_radius * rng.uniform(0.35, 0.75, len(angles))
+    around = np.arctan2(outline[:, 1], outline[:, 0])
+    nearest = np.abs(np.exp(1j * around)[None, :] - np.exp(1j * angles)[:, None]).argmin(axis=1)
+    edge = np.hypot(outline[nearest, 0], outline[nearest, 1])
+    distance = np.maximum(edge, 0.9 * radius) + red_radius * rng.uniform(0.35, 0.75, len(angles))
     neighbours = [(float(d * np.cos(a)), float(d * np.sin(a))) for d, a in zip(distance, angles, strict=True)]
     return shapes.press(outline, neighbours, red_radius + 0.5), neighbours
 
@@ -53,63 +62,6 @@ def _frayed(cover: FloatImage, fray: float, rng: np.random.Generator) -> FloatIm
     grain = texture.crop(texture.noise_tile(2.0), cover.shape, rng)
     ragged = wide - 0.5 + (4 * fray) * grain * wide * (1 - wide)
     return np.asarray(np.clip(ragged * (1.5 + 7 * fray) + 0.5, 0, 1), dtype=np.float32)
-
-
-def _nucleus(cell: Morphology, scale: float, cover: FloatImage, rng: np.random.Generator) -> FloatImage:
-    """Mask of the nucleus, shifted off the middle as far as the class wants and the cell allows."""
-    size = cover.shape[0]
-    radius = 0.5 * cell.diameter * scale
-    area = cell.nucleus_area * np.pi * radius**2
-    if cell.length < 0.8:
-        waves = 0.022 + 0.3 * cell.irregularity
-        outline = shapes.wavy_outline(rng, np.sqrt(area / np.pi), 1 + 0.3 * cell.length, waves)
-        reach = float(np.hypot(outline[:, 0], outline[:, 1]).max())
-    else:
-        centres, radii = shapes.bent_chain(rng, area, cell.length, cell.bend, int(cell.lobes), cell.constriction)
-        reach = float((np.hypot(centres[:, 0], centres[:, 1]) + radii).max())
-        shrink = min(1.0, 0.93 * radius / reach)
-        centres, radii, reach = centres * shrink, radii * shrink, reach * shrink
-    shift = cell.eccentricity * max(radius * 0.97 - reach, 0.0)
-    angle = rng.uniform(0, 2 * np.pi)
-    centre = (size / 2 + shift * np.cos(angle), size / 2 + shift * np.sin(angle))
-    if cell.length < 0.8:
-        mask = shapes.fill_outline(outline, size, centre)
-    else:
-        mask = shapes.fill_discs(centres, radii, size, centre)
-    if cell.constriction < 0.5:  # where there are no filaments to lose
-        wide = np.asarray(cv2.GaussianBlur(mask, (0, 0), 3.0), dtype=np.float32)
-        grain = texture.crop(texture.noise_tile(6.0), mask.shape, rng)
-        mask = np.clip((wide - 0.5 + cell.lumps * grain * wide * (1 - wide)) * 4 + 0.5, 0, 1)
-    return np.asarray(mask * cv2.erode(cover, np.ones((3, 3), np.uint8)), dtype=np.float32)
-
-
-def _chromatin(cell: Morphology, mask: FloatImage, rng: np.random.Generator) -> FloatImage:
-    """Concentration of nuclear stain: dark ground with pale gaps, clumps, membrane."""
-    shape = mask.shape
-    depth = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
-    pattern = 0.14 - cell.gaps * texture.crop(texture.gap_tile(1.1), shape, rng)
-    grain = texture.crop(texture.noise_tile(round(2 * cell.clump_size) / 2), shape, rng)
-    pattern += cell.clumps * np.tanh(1.6 * grain)
-    pattern += 0.06 * texture.crop(texture.noise_tile(1.1), shape, rng)
-    if cell.clock_face:
-        blocks = texture.crop(texture.noise_tile(5.0), shape, rng)
-        pattern += cell.clock_face * np.tanh(2.0 * blocks) * np.exp(-(((depth - 6) / 7) ** 2))
-    membrane = 0.5 * np.exp(-depth / 1.8)
-    return np.asarray(cell.chromatin * mask * np.clip(0.93 + pattern + membrane, 0.3, 1.6), dtype=np.float32)
-
-
-def _nucleoli(cell: Morphology, mask: FloatImage, rng: np.random.Generator) -> FloatImage | None:
-    """Mask of the nucleoli, placed well inside the nucleus; None without any."""
-    if cell.nucleoli < 1:
-        return None
-    depth = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
-    inner = np.flatnonzero(depth > 0.35 * depth.max())
-    size = mask.shape[0]
-    spots = np.zeros_like(mask)
-    for index in rng.choice(inner, int(cell.nucleoli)):
-        outline = shapes.wavy_outline(rng, cell.nucleolus_radius * rng.uniform(0.7, 1.25), 1.2, 0.06, count=32)
-        np.maximum(spots, shapes.fill_outline(outline, size, (index % size, index // size)), out=spots)
-    return np.asarray(cv2.GaussianBlur(spots, (0, 0), 1.3), dtype=np.float32)
 
 
 def _hof(depth: float, nucleus: FloatImage) -> FloatImage:
@@ -143,21 +95,57 @@ def _granules(
     """Concentration of each kind of granule the cell has."""
     shape = cover.shape
     layers: dict[str, FloatImage] = {}
-    patchy = 1 + 0.35 * texture.crop(texture.noise_tile(14.0), shape, rng)
+    patchy = np.clip(0.85 + 0.6 * texture.crop(texture.noise_tile(13.0), shape, rng), 0.1, 1.9)
     if cell.specific > 0.02:
-        dots = texture.crop(texture.granule_tile(1.2, 4.4, 0.4), shape, rng)
-        layers["specific"] = cytoplasm * cell.specific * dots * patchy
+        dots = texture.crop(texture.granule_tile(1.1, 4.2, 0.4), shape, rng)
+        layers["specific"] = cytoplasm * cell.specific * dots * (0.5 + 0.5 * patchy)
     if cell.azurophil > 0.02:
-        dots = texture.crop(texture.granule_tile(1.5, 4.8, 0.3), shape, rng)
+        missing = 1 - min(round(20 * cell.azurophil_count), 18) / 20
+        dots = texture.crop(texture.granule_tile(1.55, 4.4, missing, 0.7), shape, rng)
         # primary granules lie over the nucleus too
-        layers["azurophil"] = (0.35 * cover + 0.65 * cytoplasm) * cell.azurophil * dots * patchy
+        layers["azurophil"] = (0.7 * cover + 0.3 * cytoplasm) * cell.azurophil * dots * np.sqrt(patchy)
     if cell.eosinophil > 0.02:
-        dots = texture.crop(texture.granule_tile(1.8, 4.0, 0.05), shape, rng)
-        layers["eosinophil"] = cytoplasm * cell.eosinophil * (0.62 + 0.55 * dots)
+        dots = texture.crop(texture.granule_tile(1.75, 3.8, 0.03, 0.35), shape, rng)
+        # refraction gives every granule a bright and a dark side
+        relief = dots - cv2.warpAffine(dots, _ASIDE, shape[::-1], borderMode=cv2.BORDER_REFLECT)
+        filled = np.clip(3.0 * patchy, 0, 1)  # but for a few bare places
+        layers["eosinophil"] = cytoplasm * filled * cell.eosinophil * np.maximum(0.50 + 0.5 * dots + 0.3 * relief, 0)
+        layers["specific"] = cytoplasm * (0.16 * np.maximum(relief, 0) + 0.08 * patchy)
     if cell.basophil > 0.02:
-        dots = texture.crop(texture.granule_tile(2.7, 6.0, 0.15), shape, rng)
-        layers["basophil"] = cover * cell.basophil * dots * np.clip(patchy, 0.3, 1.3)
+        dots = texture.crop(texture.granule_tile(2.15, 4.9, 0.08, 1.1), shape, rng)
+        layers["basophil"] = (0.75 * cover + 0.25 * cytoplasm) * cell.basophil * dots * np.clip(patchy, 0.5, 1.15)
     return layers
+
+
+def _skirting(neighbours: list[tuple[float, float]], scale: float, size: int) -> FloatImage | np.float32:
+    """Where a red cell presses into the cell: 1 at the red cell's edge, fading over some pixels."""
+    near: FloatImage | np.float32 = np.float32(0)
+    across = np.arange(size, dtype=np.float32) - np.float32(size / 2)
+    for x, y in neighbours:
+        distance = cv2.magnitude(*np.meshgrid(across - np.float32(x), across - np.float32(y)))
+        near = np.maximum(near, np.exp((_RED_RADIUS * scale - distance) * np.float32(1 / 9)))
+    return np.minimum(near, np.float32(1.2))
+
+
+def _cytoplasm(
+    cell: Morphology,
+    scale: float,
+    cover: FloatImage,
+    nucleus: FloatImage,
+    neighbours: list[tuple[float, float]],
+    rng: np.random.Generator,
+) -> tuple[FloatImage, FloatImage]:
+    """Relative density of the cytoplasm, and how much darker its blue is towards the edge."""
+    depth = cv2.distanceTransform((cover > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
+    mottle = texture.crop(texture.noise_tile(1.2), cover.shape, rng)
+    clouds = texture.crop(texture.noise_tile(9.0), cover.shape, rng)
+    body = cover * (1 - nucleus) * np.maximum(1 + cell.mottle * mottle + 0.16 * clouds, 0.1)
+    if cell.hof:
+        body = body * _hof(cell.hof, nucleus)
+    edge = 1 + np.exp(-depth / 9.0) * cell.skirting + 0.5 * np.exp(-depth / 1.6)
+    if neighbours:
+        edge = edge + 1.3 * cell.skirting * _skirting(neighbours, scale, cover.shape[0])
+    return np.asarray(body, dtype=np.float32), np.asarray(edge, dtype=np.float32)
 
 
 def draw_leukocyte(cell: Morphology, appearance: Appearance, rng: np.random.Generator) -> Leukocyte:
@@ -176,27 +164,25 @@ def draw_leukocyte(cell: Morphology, appearance: Appearance, rng: np.random.Gene
     radius = float(np.hypot(outline[:, 0], outline[:, 1]).max())
     size = 2 * (int(radius) + _MARGIN)
     cover = _frayed(shapes.fill_outline(outline, size, (size / 2, size / 2)), cell.fray, rng)
-    nucleus = _nucleus(cell, scale, cover, rng)
-    cytoplasm = cover * (1 - nucleus)
-    depth = cv2.distanceTransform((cover > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
-
+    nucleus = draw_nucleus(cell, scale, cover, rng)
+    body, edge = _cytoplasm(cell, scale, cover, nucleus.mask, neighbours, rng)
     holes = _vacuoles(cell, size, scale, rng) if cell.vacuoles else np.float32(1)
-    mottle = texture.crop(texture.noise_tile(1.2), cover.shape, rng)
-    clouds = texture.crop(texture.noise_tile(9.0), cover.shape, rng)
-    body = cytoplasm * holes * np.maximum(1 + cell.mottle * mottle + 0.12 * clouds, 0.1)
-    if cell.hof:
-        body = body * _hof(cell.hof, nucleus)
-    edge = np.exp(-depth / 9.0) * cell.skirting + 0.35 * np.exp(-depth / 1.6)
+    body = np.asarray(body * holes, dtype=np.float32)
+    granules = _granules(cell, cover * (1 - nucleus.mask) * holes, cover, rng)
+    chromatin = np.asarray(nucleus.chromatin * (0.25 + 0.75 * holes), dtype=np.float32)
+    for name in ("azurophil", "basophil"):
+        if name in granules:  # a granule is seen in its own colour whatever lies under it
+            clear = 1 - 0.6 * np.minimum(granules[name], 1)
+            chromatin, body = (np.asarray(layer * clear, dtype=np.float32) for layer in (chromatin, body))
+    basophilic = cell.basophilia * body * edge + _NUCLEAR_AZURE * nucleus.mask
+    if nucleus.nucleoli is not None:
+        basophilic = basophilic + 0.12 * nucleus.nucleoli
     layers = {
-        "basophilic": cell.basophilia * body * (1 + edge),
-        "acidophilic": cell.acidophilia * body + _NUCLEAR_PROTEIN * nucleus,
-        "chromatin": _chromatin(cell, nucleus, rng) * (0.25 + 0.75 * holes),
-        **_granules(cell, cytoplasm * holes, cover, rng),
+        "basophilic": basophilic,
+        "acidophilic": cell.acidophilia * body + _NUCLEAR_PROTEIN * nucleus.mask,
+        "chromatin": chromatin,
+        **granules,
     }
-    spots = _nucleoli(cell, nucleus, rng)
-    if spots is not None:
-        layers["chromatin"] = layers["chromatin"] * (1 - 0.45 * spots)
-        layers["basophilic"] = layers["basophilic"] + 0.18 * spots
     return Leukocyte(optical_density(layers, appearance), cover, radius, neighbours)
 
 
@@ -255,5 +241,5 @@ def expose(light: FloatImage, appearance: Appearance, rng: np.random.Generator) 
     grain = appearance.noise * texture.crop(texture.noise_tile(0.6), light.shape[:2], rng)
     noisy = cv2.add(blurred, cv2.merge([grain, grain, grain]))
     smooth = cv2.GaussianBlur(noisy, (0, 0), 1.4)
-    sharp = cv2.addWeighted(noisy, 1 + appearance.sharpening, smooth, -appearance.sharpening, 0.5)
-    return np.clip(sharp, 0, 255).astype(np.uint8)
+    sharp = cv2.addWeighted(noisy, 1 + appearance.sharpening, smooth, -appearance.sharpening, 0, dtype=cv2.CV_8U)
+    return np.asarray(sharp, dtype=np.uint8)

@@ -65,6 +65,28 @@ def press(outline: Points, centres: Sequence[tuple[float, float]], radius: float
     return pressed
 
 
+def protrude(outline: Points, number: int, reach: float, rng: np.random.Generator) -> Points:
+    """Draws processes out of an outline: broad pseudopods or narrow blebs.
+
+    Args:
+        outline: (n, 2) points around the origin.
+        number: how many processes.
+        reach: mean length of a process over the cell's radius; long ones are broad.
+        rng: source of places, lengths and widths.
+
+    Returns:
+        (n, 2) points.
+    """
+    angle = np.arctan2(outline[:, 1], outline[:, 0])
+    factor = np.ones(len(outline))
+    for _ in range(number):
+        length = reach * rng.uniform(0.4, 1.6)
+        width = (0.1 + 1.1 * length) * rng.uniform(0.7, 1.4)
+        away = np.abs((angle - rng.uniform(-np.pi, np.pi) + np.pi) % (2 * np.pi) - np.pi)
+        factor += length * np.exp(-((away / width) ** 2))
+    return np.asarray(outline * factor[:, None])
+
+
 def rotate(points: Points, angle: float) -> Points:
     """Turns points around the origin by ``angle`` radians."""
     cosine, sine = np.cos(angle), np.sin(angle)
@@ -73,7 +95,7 @@ def rotate(points: Points, angle: float) -> Points:
 
 def bent_chain(
     rng: np.random.Generator, area: float, length: float, bend: float, lobes: int, constriction: float
-) -> tuple[Points, NDArray[np.float64]]:
+) -> tuple[Points, NDArray[np.float64], NDArray[np.intp]]:
     """Discs along a bent axis whose union is a granulocyte's nucleus.
 
     Args:
@@ -85,18 +107,24 @@ def bent_chain(
         constriction: depth of the narrowing between lobes: 0 none, 0.5 band with waists, 0.9 filaments.
 
     Returns:
-        Centres (n, 2), their mean at the origin, and radii (n,) in pixels.
+        Centres (n, 2), their mean at the origin, radii (n,) in pixels, and the lobe (n,) that each disc belongs to.
     """
     count = max(8, int(8 * length))
     at = np.linspace(0, 1, count)
     width = np.ones(count)
     curvature = np.full(count, bend) * (1 + 0.25 * np.sin(2 * np.pi * at + rng.uniform(0, 6.3)))
+    if length > 4.5:  # long nuclei turn in corners with straight pieces between them; some are bent into an S
+        curvature *= 1 + 0.8 * np.cos(2 * np.pi * (at * rng.uniform(1.2, 2.2) + rng.random()))
+        if rng.random() < 0.25:
+            curvature *= 1.3 * np.tanh(8 * (rng.uniform(0.4, 0.6) - at))
+    lobe = np.zeros(count, np.intp)
     for waist in range(1, lobes):
-        place = waist / lobes + rng.normal(0, 0.03)
+        place = waist / lobes + rng.normal(0, 0.05)
+        lobe += at > place
         near = np.exp(-(((at - place) * lobes / 0.5) ** 2) * 2)
         width *= 1 - constriction * near
         # lobes fold against each other at their filaments, so the axis kinks there
-        curvature += constriction * rng.normal(0, 0.6) * near * lobes
+        curvature += constriction * rng.normal(0, 0.9) * near * lobes
     curvature *= min(1.0, 4.4 / max(abs(float(curvature.mean())), 1e-6))  # not bent into a closed ring
     width *= 1 + 0.08 * np.sin(2 * np.pi * (at * rng.uniform(0.6, 1.6) + rng.random()))
     half_width = np.sqrt(area / (2 * length * width.mean() + np.pi))
@@ -105,7 +133,7 @@ def bent_chain(
     centres = np.cumsum(np.stack([np.cos(direction), np.sin(direction)], axis=1) * step, axis=0)
     weight = width[:, None] ** 2
     centres -= (centres * weight).sum(axis=0) / weight.sum()
-    return rotate(centres, rng.uniform(0, 2 * np.pi)), np.maximum(half_width * width, 1.7)
+    return rotate(centres, rng.uniform(0, 2 * np.pi)), np.maximum(half_width * width, 1.7), lobe
 
 
 def fill_outline(outline: Points, size: int, centre: tuple[float, float]) -> FloatImage:
@@ -126,7 +154,7 @@ def fill_outline(outline: Points, size: int, centre: tuple[float, float]) -> Flo
 
 
 def fill_discs(centres: Points, radii: NDArray[np.float64], size: int, centre: tuple[float, float]) -> FloatImage:
-    """Fills the union of discs into a square mask and rounds the notches between them.
+    """Fills the union of discs into a square mask.
 
     Args:
         centres: (n, 2) middles around the origin.
@@ -141,7 +169,7 @@ def fill_discs(centres: Points, radii: NDArray[np.float64], size: int, centre: t
     places = np.rint((centres + np.asarray(centre)) * _SUB).astype(int).tolist()
     for (x, y), radius in zip(places, np.rint(radii * _SUB).astype(int).tolist(), strict=True):
         cv2.circle(mask, (x, y), radius, 255, -1, cv2.LINE_8, _SHIFT)
-    return soften(mask.astype(np.float32) * np.float32(1 / 255), 1.5)
+    return mask.astype(np.float32) * np.float32(1 / 255)
 
 
 def soften(mask: FloatImage, sigma: float) -> FloatImage:

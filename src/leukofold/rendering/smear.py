@@ -27,19 +27,24 @@ def red_cell_sprites(crenated: bool) -> list[tuple[FloatImage, FloatImage]]:
     rng = np.random.default_rng([20_260_227, int(crenated)])
     middle = (_SPRITE / 2, _SPRITE / 2)
     sprites = []
-    for _ in range(_SPRITES):
+    for index in range(_SPRITES):
         elongation = 1 + abs(rng.normal(0, 0.12))
         outline = shapes.wavy_outline(rng, _SPRITE_RADIUS, elongation, 0.022, orders=5)
         if crenated:
             angle = np.arctan2(outline[:, 1], outline[:, 0])
-            outline = outline * (1 + 0.05 * np.cos(rng.integers(11, 16) * angle + rng.uniform(0, 6)))[:, None]
+            spikes = np.cos(rng.integers(9, 14) * angle + 0.8 * np.sin(2 * angle + rng.uniform(0, 6)))
+            strength = 0.05 * (1 + 0.6 * np.sin(angle + rng.uniform(0, 6)))
+            outline = outline * (1 + strength * spikes)[:, None]
+        elif index % 12 == 0:  # a teardrop
+            tail = np.exp(-((np.arctan2(outline[:, 1], outline[:, 0]) / 0.3) ** 2))
+            outline = outline * (0.9 + rng.uniform(0.25, 0.45) * tail)[:, None]
         disc = shapes.fill_outline(outline, _SPRITE, middle)
         depth = cv2.distanceTransform((disc > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
-        soft = cv2.GaussianBlur(disc, (0, 0), rng.uniform(0.9, 1.8))
+        soft = cv2.GaussianBlur(disc, (0, 0), rng.uniform(0.8, 1.4))
         rim = 1 + 0.10 * np.exp(-(((depth - 4) / 4) ** 2))  # refraction darkens the edge a little
-        size = rng.uniform(0.40, 0.62) * _SPRITE_RADIUS
+        size = rng.uniform(0.45, 0.66) * _SPRITE_RADIUS
         inner = shapes.wavy_outline(rng, size, elongation, 0.05, orders=4)
-        hollow = cv2.GaussianBlur(shapes.fill_outline(inner, _SPRITE, middle), (0, 0), rng.uniform(3.0, 6.5))
+        hollow = cv2.GaussianBlur(shapes.fill_outline(inner, _SPRITE, middle), (0, 0), rng.uniform(3.5, 6.5))
         sprites.append(((soft * rim).astype(np.float32), np.asarray(hollow, dtype=np.float32)))
     return sprites
 
@@ -97,6 +102,10 @@ def red_cells(
     for (x, y), apart in zip(candidates.tolist(), closest.tolist(), strict=True):
         if len(places) >= wanted:
             break
+        if places and rng.random() < appearance.stacking:
+            px, py = places[int(rng.integers(len(places)))]
+            away = radius * rng.uniform(1.0, 1.8) / max(np.hypot(x - px, y - py), 1.0)
+            x, y, apart = px + (x - px) * away, py + (y - py) * away, 0.9 * radius
         if np.hypot(x - centre[0], y - centre[1]) < keep_out + 0.92 * radius:
             continue
         if all((x - px) ** 2 + (y - py) ** 2 > apart**2 for px, py in places):

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from leukofold.rendering.texture import FloatImage
 
 STAINS: dict[str, tuple[float, float, float]] = {
-    "chromatin": (0.61, 1.00, 0.20),  # azure-eosin complex on DNA: purple
+    "chromatin": (0.54, 1.00, 0.125),  # azure-eosin complex on DNA: purple
     "basophilic": (1.00, 0.95, 0.22),  # methylene blue and azure on RNA: blue cytoplasm
     "acidophilic": (0.50, 1.00, 0.50),  # eosin on protein: pink cytoplasm
     "specific": (0.62, 1.00, 0.30),  # neutrophil granules: lilac
-    "azurophil": (0.50, 1.00, 0.23),  # primary granules: reddish purple
-    "eosinophil": (0.38, 1.00, 0.72),  # eosinophil granules: orange-red
-    "basophil": (0.62, 1.00, 0.27),  # basophil granules: dark purple
+    "azurophil": (0.43, 1.00, 0.27),  # primary granules: reddish purple
+    "eosinophil": (0.33, 1.00, 0.70),  # eosinophil granules: orange-red
+    "basophil": (0.56, 1.00, 0.18),  # basophil granules: dark purple
     "haemoglobin": (0.66, 1.00, 0.56),  # red cells
 }
 """Optical density per unit concentration in red, green and blue; the strongest channel is 1."""
@@ -47,6 +47,7 @@ class Appearance:
         red_cells: expected number of red cells per image.
         pallor: mean depth of the red cells' central pallor, 0 to 1.
         crenation: share of crenated red cells, 0 to 1.
+        stacking: share of red cells that lie against or on another one, 0 to 1.
     """
 
     light: NDArray[np.float32]
@@ -61,6 +62,7 @@ class Appearance:
     red_cells: float
     pallor: float
     crenation: float
+    stacking: float
 
 
 def stain_vectors(rng: np.random.Generator, hue: float, strength: float) -> NDArray[np.float32]:
@@ -105,8 +107,9 @@ def sample_appearance(rng: np.random.Generator) -> Appearance:
         tilt=(float(rng.normal(0, 0.015)), float(rng.normal(0, 0.015))),
         quality=int(rng.integers(88, 96)),
         red_cells=float(np.clip(rng.normal(20, 5), 8, 32)),
-        pallor=float(np.clip(rng.normal(0.5, 0.15), 0.1, 0.85)),
-        crenation=float(np.clip(rng.exponential(0.04), 0, 0.5)),
+        pallor=float(np.clip(rng.normal(0.58, 0.15), 0.1, 0.85)),
+        crenation=float(np.clip(rng.exponential(0.05), 0, 0.5)),
+        stacking=float(np.clip(rng.exponential(0.08), 0, 0.3)),
     )
 
 

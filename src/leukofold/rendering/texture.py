@@ -38,33 +38,40 @@ def noise_tile(sigma: float) -> FloatImage:
 
 
 @lru_cache(maxsize=64)
-def gap_tile(sigma: float) -> FloatImage:
-    """Pale worm-like gaps in a dark ground: how euchromatin shows between the strands of chromatin.
+def weave_tile(wavelength: float) -> FloatImage:
+    """Interwoven dark and pale worms: strands of chromatin and the gaps between them.
+
+    Noise of a single wavelength has no blobs: where it changes sign it forms a labyrinth.
 
     Args:
-        sigma: grain size in pixels; gaps are about twice as wide.
+        wavelength: distance in pixels from one strand to the next.
 
     Returns:
-        (TILE, TILE) float32, 0 over most of the ground, rising to about 1 in the middle of the gaps.
+        (TILE, TILE) float32 of zero mean and unit variance, positive in the gaps.
     """
-    # the difference of two grains has one dominant wavelength, which gives gaps of even width
-    band = noise_tile(sigma) - 0.75 * noise_tile(2 * sigma)
-    return np.asarray(np.clip((band / band.std() + 0.15) / 1.6, 0, 1), dtype=np.float32)
+    rng = np.random.default_rng([_TILE_SEED, 2, round(wavelength * 100)])
+    spectrum = np.fft.rfft2(rng.standard_normal((TILE, TILE)))
+    fy, fx = np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None, :]
+    away = np.hypot(fx, fy) * wavelength - 1
+    spectrum *= np.exp(-((away / np.where(away > 0, 0.32, 1.0)) ** 2))  # irregular, but nothing finer than a strand
+    tile = np.fft.irfft2(spectrum, s=(TILE, TILE))
+    return np.asarray(tile / tile.std(), dtype=np.float32)
 
 
 @lru_cache(maxsize=64)
-def granule_tile(radius: float, spacing: float, missing: float) -> FloatImage:
+def granule_tile(radius: float, spacing: float, missing: float, ragged: float = 0.0) -> FloatImage:
     """Granules scattered more evenly than by pure chance, as they are in cytoplasm.
 
     Args:
         radius: mean granule radius in pixels (individual radii vary by a third).
         spacing: side in pixels of the grid cell that holds one jittered granule.
         missing: share of grid cells left empty; 0 packs densely, 0.5 looks scattered.
+        ragged: by how many pixels outlines are distorted; 0 leaves round granules.
 
     Returns:
         (TILE, TILE) float32 in [0, 1]; 1 in the middle of a granule.
     """
-    rng = np.random.default_rng([_TILE_SEED, 1, round(radius * 100), round(spacing * 100), round(missing * 100)])
+    rng = np.random.default_rng([_TILE_SEED, 1, *(round(100 * number) for number in (radius, spacing, missing))])
     scale = 3  # drawn enlarged, for sub-pixel sizes
     tile = np.zeros((TILE * scale, TILE * scale), np.uint8)
     grid = np.arange(0, TILE, spacing)
@@ -74,6 +81,11 @@ def granule_tile(radius: float, spacing: float, missing: float) -> FloatImage:
     radii = radius * np.clip(rng.normal(1.0, 0.33, len(centres)), 0.35, 1.8)
     for (x, y), r in zip(centres * scale, radii * scale, strict=True):
         cv2.circle(tile, (round(x * 16), round(y * 16)), round(r * 16), 255, -1, cv2.LINE_AA, 4)
+    if ragged:
+        y, x = np.indices(tile.shape, dtype=np.float32)
+        waves = cv2.resize(noise_tile(1.4), tile.shape, interpolation=cv2.INTER_LINEAR) * np.float32(ragged * scale)
+        moved = cv2.remap(tile, x + waves, y + waves.T, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        tile = np.asarray(moved, dtype=np.uint8)
     soft = cv2.resize(tile.astype(np.float32) / 255, (TILE, TILE), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.GaussianBlur(soft, (0, 0), 0.35 + 0.2 * radius), dtype=np.float32)
 
