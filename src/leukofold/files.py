@@ -1,12 +1,16 @@
 """Writing whole files: beside the target first, then renamed, so that no reader ever sees half a file."""
 
 import json
-import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Returns a free hidden name in the folder of ``path``, for what is to take its place."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.{suffix}")
 
 
 @contextmanager
@@ -20,14 +24,9 @@ def replacing(path: Path) -> Iterator[Path]:
         The temporary path, on the same file system. It is removed when the block raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary = beside(path, "tmp")
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would lock colleagues out of shared folders
         temporary.replace(path)
     except OSError as error:
         error.filename = error.filename or str(path)  # writes do not say where they failed

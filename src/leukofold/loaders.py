@@ -4,7 +4,6 @@ Sampling is stateless: what epoch ``e`` draws is a function of (seed, e) alone. 
 run repeat an uninterrupted one, and all processes agree without exchanging a word.
 """
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from leukofold.augment import ImagePipeline
 from leukofold.config import SamplerConfig
 from leukofold.images import read_image
+from leukofold.processes import cores_per_process
 
 Key = tuple[int, int]  # row of the frame, seed of its augmentation
 
@@ -127,12 +127,6 @@ class CellDataset(Dataset[dict[str, Any]]):
         row, seed = key if isinstance(key, tuple) else (key, 0)
         image = self.pipeline(read_image(self.paths[row]), seed)
         return {"image": torch.from_numpy(image), "label": int(self.labels[row]), "row": row}
-
-
-def cores_per_process() -> int:
-    """Returns this machine's cores divided by the processes that a launcher started on it, at least 1."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def make_loader(

@@ -2,9 +2,7 @@
 
 import json
 import multiprocessing
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -16,6 +14,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from leukofold.errors import UserError
+from leukofold.files import beside
+from leukofold.processes import available_cores
 from leukofold.rendering import cnmc, wbcbench
 from leukofold.rendering.plan import PLANT_STREAM, PlannedImage
 from leukofold.rendering.spec import RenderSpec
@@ -37,7 +37,7 @@ def render_folder(
     layout = LAYOUTS[competition]
     images = layout.plan_images(spec)
     root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".rendering", dir=root.parent))
+    temporary = beside(root, "rendering")
     try:
         for folder in sorted({(temporary / image.path).parent for image in images}):
             folder.mkdir(parents=True)
@@ -47,9 +47,6 @@ def render_folder(
         truth = pd.DataFrame([[getattr(image, column) for column in TRUTH_COLUMNS] for image in images])
         truth.to_csv(temporary / "rendered_truth.csv", header=list(TRUTH_COLUMNS), index=False, lineterminator="\n")
         (temporary / "rendered.json").write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp's 0700 would lock colleagues out of shared folders
         _move_into_place(temporary, root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -93,13 +90,6 @@ def _draw_all(
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-
-
-def available_cores() -> int:
-    """Number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _results(

@@ -12,8 +12,8 @@ from accelerate.utils import DataLoaderConfiguration
 from leukofold.config import Config
 from leukofold.errors import UserError
 from leukofold.experiment import Experiment, experiment_summary, main_first, open_experiment, working_path
-from leukofold.loaders import cores_per_process
 from leukofold.metrics import METRICS, score
+from leukofold.processes import cores_per_process
 from leukofold.runs import Predictions, RunFolder
 from leukofold.training.trackers import CsvTracker
 from leukofold.training.trainer import Trainer
