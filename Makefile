@@ -25,7 +25,7 @@ demo: $(INSTALLED)  ## both competitions end to end on rendered images: two chec
 	@$(BIN)/python scripts/blend.py --run demo --run demo_cnmc
 
 test: $(INSTALLED)  ## the whole test suite, on two processes
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

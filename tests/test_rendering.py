@@ -307,3 +307,13 @@ def test_spec_refuses_unknown_keys_and_wrong_bounds() -> None:
         RenderSpec(imags=3)  # type: ignore[call-arg]
     with pytest.raises(ValidationError):
         RenderSpec(wrong_labels=1.5)
+
+
+def test_cnmc_duplicates_lie_under_few_pairs_of_subjects(tmp_path: Path) -> None:
+    spec = RenderSpec(images=200, test_images=10, patients=20, exact_duplicates=12)
+    render("cnmc", tmp_path / "cnmc", spec, workers=1, progress=False)
+    truth = pd.read_csv(tmp_path / "cnmc" / "rendered_truth.csv", keep_default_na=False).set_index("path")
+    copies = truth[truth.planted == "exact_duplicate"]
+    pairs = {(truth.patient[original], patient) for original, patient in zip(copies.duplicate_of, copies.patient)}
+    assert len(copies) == 12
+    assert len(pairs) <= 4

@@ -117,7 +117,12 @@ def plant_wrong_labels(images: list[PlannedImage], wrong: Callable[[PlannedImage
         images[index].planted = "wrong_label"
 
 
-def plant_duplicates(images: list[PlannedImage], place: Callable[[PlannedImage], str], spec: RenderSpec) -> None:
+def plant_duplicates(
+    images: list[PlannedImage],
+    place: Callable[[PlannedImage], str],
+    spec: RenderSpec,
+    order: Callable[[PlannedImage], str] = lambda image: "",
+) -> None:
     """Chooses the images that become copies of others.
 
     Original and copy show the same class, lie in different places and take part in no other plant.
@@ -126,12 +131,13 @@ def plant_duplicates(images: list[PlannedImage], place: Callable[[PlannedImage],
         images: those that may be copied or replaced; changed in place.
         place: what separates original and copy (the split, or a subject's fold).
         spec: numbers of copies and seed.
+        order: which images are taken first; by default all are alike.
 
     Raises:
         UserError: there are too few pairs.
     """
     rng = np.random.default_rng([spec.seed, PLANT_STREAM, 1])
-    free = [images[i] for i in rng.permutation(len(images)) if not images[i].planted]
+    free = sorted((images[i] for i in rng.permutation(len(images)) if not images[i].planted), key=order)
     for kind, key in (("exact_duplicate", "exact_duplicates"), ("near_duplicate", "near_duplicates")):
         count = getattr(spec, key)
         for planted in range(count):
