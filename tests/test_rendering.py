@@ -314,6 +314,9 @@ def test_cnmc_duplicates_lie_under_few_pairs_of_subjects(tmp_path: Path) -> None
     render("cnmc", tmp_path / "cnmc", spec, workers=1, progress=False)
     truth = pd.read_csv(tmp_path / "cnmc" / "rendered_truth.csv", keep_default_na=False).set_index("path")
     copies = truth[truth.planted == "exact_duplicate"]
-    pairs = {(truth.patient[original], patient) for original, patient in zip(copies.duplicate_of, copies.patient)}
+    pairs = {
+        (truth.patient[original], patient)
+        for original, patient in zip(copies.duplicate_of, copies.patient, strict=True)
+    }
     assert len(copies) == 12
     assert len(pairs) <= 4

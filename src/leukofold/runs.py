@@ -103,7 +103,16 @@ class Predictions:
                 )
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; train that fold again") from None
-        except (KeyError, ValueError, TypeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile) as error:
+        except (
+            KeyError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            EOFError,
+            OSError,
+            RuntimeError,
+            zipfile.BadZipFile,
+        ) as error:
             raise UserError(f"{path}: not a file of predictions ({error}); train that fold again") from None
 
 
