@@ -20,7 +20,7 @@ def parse_arguments() -> argparse.Namespace:
         description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add_config_arguments(parser)
-    parser.add_argument("--fold", nargs="+", default=["all"], metavar="K", help="one fold, several, or all")
+    parser.add_argument("--fold", nargs="+", action="extend", metavar="K", help="one fold, several, or all (default)")
     parser.add_argument("--resume", action="store_true", help="skip complete folds, go on with an interrupted one")
     parser.add_argument("--debug", action="store_true", help="a few batches of everything, into <run>-debug")
     return parser.parse_args()
@@ -56,7 +56,7 @@ def main() -> None:
 
     paths = arguments.config or [DEFAULT_CONFIG]
     config = load_config(paths, arguments.overrides)
-    folds = fold_numbers(arguments.fold, config.folds.count)
+    folds = fold_numbers(arguments.fold or ["all"], config.folds.count)
     name = (arguments.run or run_name(paths)) + ("-debug" if arguments.debug else "")
 
     from leukofold.runs import RunFolder

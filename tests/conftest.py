@@ -343,6 +343,9 @@ class RunMaker:
             "config": config.resolved(),
             "commit": "unknown",
             "versions": {"python": "3"},
+            "precision": "no",
+            "device": "cpu",
+            "processes": 1,
         }
 
 

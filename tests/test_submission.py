@@ -405,6 +405,8 @@ def test_a_submission_that_is_no_file_is_refused_on_one_line(wbc_runs: RunMaker,
 
 
 def test_a_submission_of_an_unknown_competition_is_refused(commands: Commands) -> None:
+    assert "s.csv: no such file" in commands.refused("submit.py", "s.csv")
+    (commands.cwd / "s.csv").write_text("ID,labels\n")
     assert "cannot tell its competition; name it with --competition" in commands.refused("submit.py", "s.csv")
 
 

@@ -1,6 +1,7 @@
 """The command line of training: every mistake ends in one line, exit code 2 and nothing half-written."""
 
 import os
+import re
 import resource
 import runpy
 import shutil
@@ -125,13 +126,28 @@ def test_a_write_that_fails_ends_in_one_line_and_leaves_no_half_file(folder: Pat
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "error: File too large while writing oof/tiny/fold0/best.safetensors: "
+        "error: File too large: oof/tiny/fold0/best.safetensors; "
         "free some space or check the folder's rights, then run again"
     )
     assert sorted(path.name for path in (folder / "oof" / "tiny" / "fold0").iterdir()) == [
         "history.csv",
         "metadata.json",
     ]
+
+
+def test_an_image_that_breaks_after_the_check_is_named_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "--config", "tiny.yaml", "--fold", "0", "--debug") == 0  # the set is known to decode
+    for image in (folder / "input" / "phase2" / "train").iterdir():
+        times, size = image.stat(), image.stat().st_size
+        image.write_bytes(b"\xff\xd8" + b"0" * (size - 2))
+        os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    capsys.readouterr()
+    assert run_main(monkeypatch, "--config", "tiny.yaml", "--fold", "0", "--set", "data.workers=1") == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert re.fullmatch(r"error: input/phase2/train/\d+\.jpg: the file is cut short; download it again", errors[0])
 
 
 def test_help_answers_without_loading_anything_heavy() -> None:

@@ -12,10 +12,14 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 
+from leukofold.augment import ImagePipeline
 from leukofold.blending import load_run
 from leukofold.competitions import get_competition
 from leukofold.config import Config
 from leukofold.errors import UserError
+from leukofold.folds import assign_folds
+from leukofold.loaders import CellDataset
+from leukofold.models.classifier import Classifier
 from leukofold.runs import RunFolder
 from leukofold.training.fold import train_folds
 from leukofold.training.trainer import Trainer
@@ -237,12 +241,42 @@ def test_a_group_on_both_sides_is_refused(rendered_wbcbench: Path, tmp_path: Pat
         train_folds(config, run, [0], resume=False, debug=False)
 
 
+def test_a_fold_that_is_replaced_alone_gets_the_new_split(rendered_wbcbench: Path, tmp_path: Path) -> None:
+    run, splits = RunFolder("seeds", tmp_path / "oof"), []
+    for seed in (0, 7):
+        config = make_config(rendered_wbcbench, tmp_path, training={"epochs": 1}, folds={"count": 2, "seed": seed})
+        train_folds(config, run, [0], resume=False, debug=False)
+        table = get_competition("wbcbench").read(rendered_wbcbench)
+        assert run.split().fold.tolist() == assign_folds(table.labelled, config.folds).tolist()
+        splits.append(run.fold(0).predictions("oof").image_id.tolist())
+    assert splits[0] != splits[1]
+    with pytest.raises(UserError, match=r"another folds.seed \(7, now 0\)"):
+        train_folds(
+            make_config(rendered_wbcbench, tmp_path, training={"epochs": 1}), run, [1], resume=False, debug=False
+        )
+
+
+def test_the_kept_weights_give_the_saved_logits(rendered_wbcbench: Path, tmp_path: Path) -> None:
+    run = RunFolder("kept", tmp_path / "oof")
+    config = make_config(rendered_wbcbench, tmp_path, inference={"tta": "none"}, optimizer={"lr": 5e-3})
+    train_folds(config, run, [0], resume=False, debug=False)
+    network = Classifier(config.model, config.image, 13).eval()
+    network.load_state_dict(load_file(run.fold(0).weights))
+    competition, oof = get_competition("wbcbench"), run.fold(0).predictions("oof")
+    frame = competition.read(rendered_wbcbench).labelled.set_index("image_id").loc[oof.image_id].reset_index()
+    dataset = CellDataset(frame, ImagePipeline(config.image, False, competition.preprocess))
+    with torch.inference_mode():
+        logits = network(torch.stack([dataset[row]["image"] for row in range(len(frame))]))
+    assert oof.logits == pytest.approx(logits.numpy(), abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
         ({"training": {"batch_size": 15, "accumulate": 2}}, "training.batch_size: 15 images cannot be divided"),
         ({"optimizer": {"name": "adamww"}}, "optimizer: adamww"),
         ({"optimizer": {"lr": 1e30}}, "the loss is (nan|inf) in epoch 1; lower optimizer.lr"),
+        ({"training": {"precision": "fp16"}}, "training.precision: fp16 needs a GPU"),
         ({"folds": {"count": 40}}, "folds.count: 40 folds need as many groups, the input has 19"),
     ],
 )

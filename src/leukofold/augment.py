@@ -70,7 +70,7 @@ def build_transform(spec: Transform) -> A.BasicTransform:
     if spec.name not in known:
         near = difflib.get_close_matches(spec.name, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "see the albumentations documentation"
-        raise UserError(f"image.augment: albumentations 2.0.8 has no transform '{spec.name}'; {hint}")
+        raise UserError(f"image.augment: albumentations {A.__version__} has no transform '{spec.name}'; {hint}")
     arguments = {
         key: tuple(value) if isinstance(value, list) else value for key, value in (spec.model_extra or {}).items()
     }

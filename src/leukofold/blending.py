@@ -20,6 +20,7 @@ class LoadedRun:
     Attributes:
         name: The run's name.
         metadata: What its first fold is made of; the other folds agree in all that matters.
+        provenance: Fold -> commit, library versions, precision, device and processes of its training.
         split: image_id, group and fold of every labelled image.
         oof: Held-out images of the complete folds, in the order of ``split``.
         folds: The fold of each row of ``oof``.
@@ -28,6 +29,7 @@ class LoadedRun:
 
     name: str
     metadata: dict[str, Any]
+    provenance: dict[int, dict[str, Any]]
     split: pd.DataFrame
     oof: Predictions
     folds: np.ndarray
@@ -72,7 +74,9 @@ def load_run(run: RunFolder) -> LoadedRun:
     oof = _in_order(run.path, parts, rows.image_id.to_numpy(dtype=str))
     mean = np.mean([test.logits.astype(np.float64) for test in tests], axis=0)
     test = Predictions(tests[0].image_id, mean, oof.class_names, tests[0].group, tests[0].is_external)
-    return LoadedRun(run.name, metadata, split, oof, rows.fold.to_numpy(), test)
+    kept = ("commit", "versions", "precision", "device", "processes")
+    provenance = {k: {key: run.fold(k).metadata()[key] for key in kept} for k in complete}
+    return LoadedRun(run.name, metadata, provenance, split, oof, rows.fold.to_numpy(), test)
 
 
 def select_runs(names: Sequence[str], competition: str | None, root: Path = RUNS) -> dict[str, list[LoadedRun]]:
@@ -90,19 +94,22 @@ def select_runs(names: Sequence[str], competition: str | None, root: Path = RUNS
     Raises:
         UserError: No run is left, or a named one is not there or of another competition.
     """
-    runs = [load_run(RunFolder(name, root)) for name in names] or [load_run(run) for run in find_runs(root)]
     chosen: dict[str, list[LoadedRun]] = {}
-    for run in runs:
-        own = run.metadata["competition"]
-        if names and competition not in (None, own):
-            raise UserError(f"--run {run.name}: it is a run of {own}, not of {competition}")
-        if competition in (None, own) and (names or not run.metadata["debug"]):
-            chosen.setdefault(own, []).append(run)
+    for name in dict.fromkeys(names):
+        run = load_run(RunFolder(name, root))
+        if competition not in (None, run.metadata["competition"]):
+            raise UserError(f"--run {name}: it is a run of {run.metadata['competition']}, not of {competition}")
+        chosen.setdefault(run.metadata["competition"], []).append(run)
+    for found in find_runs(root) if not names else []:
+        metadata = found.fold(found.complete_folds()[0]).metadata()
+        own = metadata.get("competition")  # a run without metadata is refused by load_run
+        if competition in (None, own) and not metadata.get("debug"):
+            chosen.setdefault(str(own), []).append(load_run(found))
     if not names:
-        for own, found in chosen.items():
-            real = [run for run in found if not run.metadata["rendered"]]
-            if real and len(real) < len(found):
-                left_out = [run.name for run in found if run.metadata["rendered"]]
+        for own, runs in chosen.items():
+            real = [run for run in runs if not run.metadata["rendered"]]
+            if real and len(real) < len(runs):
+                left_out = [run.name for run in runs if run.metadata["rendered"]]
                 print(f"left out, of rendered images: {name_some(left_out)}")
                 chosen[own] = real
     if not chosen:

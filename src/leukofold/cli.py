@@ -9,11 +9,13 @@ import functools
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from leukofold.errors import UserError
 
+OTHERS_WAIT = 5  # seconds
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
 
 
@@ -42,8 +44,8 @@ def main_guard(main: Callable[[], None]) -> Callable[[], None]:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
-            where = f" while writing {error.filename}" if error.filename else ""
-            _end(f"{error.strerror}{where}: free some space or check the folder's rights, then run again", 2)
+            where = f": {error.filename}" if error.filename else ""
+            _end(f"{error.strerror}{where}; free some space or check the folder's rights, then run again", 2)
         except KeyboardInterrupt:
             _end("interrupted", 130)
 
@@ -51,10 +53,17 @@ def main_guard(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def _end(message: str, code: int) -> None:
-    """Prints one line from the first process only, and exits."""
-    if os.environ.get("RANK", "0") == "0":
-        sys.stdout.flush()
-        print(f"error: {' '.join(message.split())}" if code == 2 else message, file=sys.stderr, flush=True)
+    """Prints one line, and exits.
+
+    A mistake that every process meets is told by the first one: the others wait, and the launcher
+    ends them when the first has gone. One that has waited in vain met something of its own and tells it.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(OTHERS_WAIT)
+    sys.stdout.flush()
+    if message.startswith("Caught ") and "Traceback" in message:  # torch puts a loader worker's traceback before it
+        message = message.strip().splitlines()[-1].partition(": ")[2]
+    print(f"error: {' '.join(message.split())}" if code == 2 else message, file=sys.stderr, flush=True)
     sys.exit(code)
 
 

@@ -11,15 +11,19 @@ import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from leukofold.errors import UserError
 from leukofold.rendering.spec import RenderSpec
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
+
+
+IRRELEVANT = ("data.root", "data.cache", "data.workers", "training.trackers")
+"""Keys that change no result: runs that differ in them alone are the same run."""
 
 
 class _Section(BaseModel):
@@ -35,7 +39,9 @@ class DataConfig(_Section):
     root: Path = Field(Path("input/wbcbench"), description="folder that holds the files as downloaded")
     render: RenderSpec | None = Field(None, description="draw the images into root instead of reading a download")
     cache: Path = Field(Path("cache"), description="folder for what can be recomputed from the input")
-    workers: int | None = Field(None, ge=0, le=256, description="loader processes per process; null: one per core")
+    workers: int | None = Field(
+        None, ge=0, le=256, description="loader processes per process; null: one per core, 16 at most"
+    )
 
 
 class FoldsConfig(_Section):
@@ -121,7 +127,10 @@ class TrainingConfig(_Section):
     accumulate: int = Field(1, ge=1, description="parts a batch is computed in, to save memory")
     patience: int = Field(10, ge=1, description="epochs without a better metric before training stops")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the weights' moving average; 0: no average")
-    precision: Literal["no", "fp16", "bf16"] | None = Field(None, description="null: what accelerate launch was told")
+    precision: Annotated[
+        Literal["no", "fp16", "bf16"] | None,
+        BeforeValidator(lambda value: "no" if value is False else value),  # YAML reads a bare no as false
+    ] = Field(None, description="null: what accelerate launch was told")
     compile: bool = Field(False, description="torch.compile the network")
     deterministic: bool = Field(True, description="the same command gives the same bits on the same machine")
     seed: int = Field(0, ge=0, description="seed of weights, sampling, augmentation and dropout")
@@ -155,7 +164,8 @@ class Config(_Section):
     def digest(self) -> str:
         """Returns 16 hex digits that change with any key that can change a run's result."""
         resolved = self.resolved()
-        for section, key in (("data", "root"), ("data", "cache"), ("data", "workers"), ("training", "trackers")):
+        for dotted in IRRELEVANT:
+            section, key = dotted.split(".")
             del resolved[section][key]
         return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,7 +1,7 @@
 """The one exception for mistakes a user can repair, and how a command ends on it.
 
 A ``UserError`` carries one line: what is wrong, which file or key, what to do. Command lines turn it
-into that line on standard error and exit code 2, without a traceback (see ``leukofold.cli.main``).
+into that line on standard error and exit code 2, without a traceback (see ``leukofold.cli.main_guard``).
 """
 
 from collections.abc import Sequence

@@ -1,26 +1,19 @@
 """Everything that is settled before the first weight is drawn: data, folds and where results go."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from leukofold.cells import CellTable
 from leukofold.competitions import Competition, get_competition
 from leukofold.config import Config
-from leukofold.errors import UserError
 from leukofold.folds import assign_folds, take_up_folds
 from leukofold.images import check_images
 from leukofold.provenance import git_commit, library_versions
 from leukofold.rendering import is_current, render, rendered_info
 from leukofold.runs import RunFolder
-
-T = TypeVar("T")
 
 DEBUG_IMAGES = 32  # per fold and of the test set
 
@@ -93,7 +86,8 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     table = competition.read(data.root)
     check_images(table.frame, data.cache, progress)
     labelled, test = table.labelled, table.test
-    saved = run.begun() and run.folds_csv.exists() and not debug
+    # A split made by other settings is not taken up: either all its folds are replaced, or need_same refuses
+    saved = run.folds_csv.exists() and run.split_settings() == config.folds.model_dump(mode="json") and not debug
     folds = take_up_folds(run.split(), labelled, config.folds) if saved else assign_folds(labelled, config.folds)
     if debug:
         kept = np.sort(np.concatenate([np.flatnonzero(folds == k)[:DEBUG_IMAGES] for k in range(config.folds.count)]))
@@ -102,37 +96,6 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
         config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
     rendered = rendered_info(data.root) is not None
     return Experiment(config, run, competition, table, labelled, folds, test, rendered, debug)
-
-
-def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """Runs ``work`` on the main process, then on the others, which find its files ready.
-
-    A user's mistake ends every process in the same way; without this, the others would wait for
-    the main process for ever.
-
-    Args:
-        accelerator: The processes.
-        work: What to do; repeating it is cheap.
-
-    Returns:
-        Each process's own result.
-
-    Raises:
-        UserError: The main process met one.
-    """
-    fault: list[str | None] = [None]
-    result = None
-    if accelerator.is_main_process:
-        try:
-            result = work()
-        except UserError as error:
-            fault = [str(error)]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(fault)
-        accelerator.wait_for_everyone()  # all have heard of it before the first one ends
-    if fault[0] is not None:
-        raise UserError(fault[0])
-    return work() if result is None else result
 
 
 def experiment_summary(experiment: Experiment) -> str:
@@ -151,9 +114,3 @@ def experiment_summary(experiment: Experiment) -> str:
             f"  {experiment.config.folds.count} folds by {by}{leak}",
         ]
     )
-
-
-def working_path(path: Path) -> str:
-    """Shows a path below the working folder as relative to it."""
-    absolute, here = path.resolve(), Path.cwd()
-    return absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) else str(path)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from leukofold.errors import UserError
 from leukofold.files import write_text
+from leukofold.processes import available_cores
 
 
 class CorruptImageError(UserError):
@@ -73,7 +74,7 @@ def unreadable_images(paths: Sequence[str], workers: int | None = None, progress
     Returns:
         One line per unreadable image, in the order of ``paths``.
     """
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or available_cores()) as pool:
         bar = tqdm(
             pool.map(_fault, paths), total=len(paths), desc="decoding images", unit="image", disable=not progress
         )

@@ -18,6 +18,7 @@ from leukofold.config import SamplerConfig
 from leukofold.images import read_image
 from leukofold.processes import cores_per_process
 
+MOST_WORKERS = 16  # more only cost memory: one GPU wants no more images than these decode
 Key = tuple[int, int]  # row of the frame, seed of its augmentation
 
 
@@ -136,7 +137,7 @@ def make_loader(
 
     Args:
         dataset: The images.
-        workers: Loader processes; None: one per core that this process can have.
+        workers: Loader processes; None: one per core of this process's share, 16 at most.
         batch_size: Images per batch where there is no sampler.
         sampler: The training's batches.
 
@@ -144,7 +145,7 @@ def make_loader(
         The loader, to be prepared by accelerate.
     """
     if workers is None:
-        workers = cores_per_process()
+        workers = min(MOST_WORKERS, cores_per_process())
     workers = min(workers, len(sampler) if sampler is not None else -(-len(dataset) // batch_size))
     arguments: dict[str, Any] = {
         "num_workers": workers,

@@ -15,7 +15,7 @@
 import csv
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from leukofold.config import IRRELEVANT
 from leukofold.errors import UserError
 from leukofold.files import replacing, write_json, write_text
 
@@ -218,6 +219,8 @@ class RunFolder:
         folder = self.fold(k).path
         for name in ("metrics.json", "oof.npz", "test.npz", "history.csv", "best.safetensors", "last/state.pt"):
             (folder / name).unlink(missing_ok=True)
+        for curves in folder.glob("events.out.tfevents.*"):
+            curves.unlink()
         write_json(folder / "metadata.json", dict(metadata))
 
     def finish_fold(self, k: int, oof: Predictions, test: Predictions, metrics: Mapping[str, Any]) -> None:
@@ -236,30 +239,31 @@ class RunFolder:
         test.save(folder.path / "test.npz")
         write_json(folder.path / "metrics.json", dict(metrics))
 
-    def begun(self) -> bool:
-        """Tells whether the training of any fold has begun."""
-        return any(self.path.glob("fold[0-9]*/metadata.json"))
+    def split_settings(self) -> dict[str, Any]:
+        """Returns the ``folds`` section that the run's split was made by; empty if no training has begun."""
+        found = (FoldFolder(path).metadata() for path in sorted(self.path.glob("fold[0-9]*")))
+        return next((metadata["config"]["folds"] for metadata in found if metadata), {})
 
     def complete_folds(self) -> list[int]:
         """Returns the numbers of the folds whose training came to its end."""
         found = (path.name for path in self.path.glob("fold[0-9]*") if FoldFolder(path).complete)
         return sorted(int(name[4:]) for name in found if name[4:].isdecimal())
 
-    def need_same(self, metadata: Mapping[str, Any], replaced: int | None = None) -> None:
+    def need_same(self, metadata: Mapping[str, Any], replaced: Collection[int] = ()) -> None:
         """Refuses to mix a new fold into a run of another configuration, data or classes.
 
         Args:
             metadata: What the new fold is made of.
-            replaced: The fold that is trained afresh, and so may be of anything.
+            replaced: Folds that are trained afresh, and so may be of anything.
 
         Raises:
             UserError: A fold of the run was made of something else; names the key.
         """
         for path in sorted(self.path.glob("fold[0-9]*")):
             other = FoldFolder(path).metadata()
-            if not other or path.name == f"fold{replaced}":
+            if not other or path.name in {f"fold{k}" for k in replaced}:
                 continue
-            for key in ("config_digest", "data_fingerprint", "class_names"):
+            for key in ("config_digest", "data_fingerprint", "class_names", "precision"):
                 if other[key] != metadata[key]:
                     what = _first_difference(other["config"], metadata["config"]) if key == "config_digest" else key
                     raise UserError(
@@ -282,7 +286,7 @@ def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: st
             inner = _first_difference(a, b, f"{prefix}{key}.")
             if inner != "configuration":
                 return inner
-        elif a != b and f"{prefix}{key}" not in ("data.root", "data.cache", "data.workers", "training.trackers"):
+        elif a != b and f"{prefix}{key}" not in IRRELEVANT:
             return f"{prefix}{key} ({a}, now {b})"
     return "configuration"
 

@@ -63,8 +63,10 @@ def find_input(path: Path, competition_name: str | None, root: Path | None) -> t
         The competition and the folder.
 
     Raises:
-        UserError: The competition cannot be told.
+        UserError: The file is not there, or its competition cannot be told.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     origin = read_origin(path)
     known = competition_name or origin.get("competition") or path.resolve().parent.name
     if competition_name is None and known not in names():
@@ -137,8 +139,7 @@ def _origin(blend: Blend) -> dict[str, Any]:
             {
                 "name": run.name,
                 "config_digest": run.metadata["config_digest"],
-                "commit": run.metadata["commit"],
-                "versions": run.metadata["versions"],
+                "folds": run.provenance,
                 "config": run.metadata["config"],
                 "oof": competition_scores(run.oof),
                 "oof_per_fold": {

@@ -22,7 +22,7 @@ def blend_summary(blend: Blend, submission: Path | None) -> str:
     metadata = blend.metadata
     folds = sorted(set(blend.folds.tolist()))
     competition = get_competition(metadata["competition"])
-    width = max(len("mean of logits"), *(len(run.name) for run in blend.runs))
+    width = 2 + max(len("blend, mean of logits"), *(len(run.name) for run in blend.runs))
     lines = [f"{competition.title}: {len(blend.runs)} run(s), {len(blend.oof.image_id)} images scored out of fold"]
     if metadata["rendered"]:
         lines.append("  RENDERED images, drawn by this project: these scores say nothing about patients")
@@ -39,8 +39,7 @@ def blend_summary(blend: Blend, submission: Path | None) -> str:
             return f"    {title:<{width - 2}}  " + "  ".join(cells) + f"   {competition_scores(oof)[metric]:.4f}"
 
         lines += [row(run.name, run.oof) for run in blend.runs]
-        if len(blend.runs) > 1:
-            lines.append(row("mean of logits", blend.oof))
+        lines.append(row("blend, mean of logits", blend.oof))
     if submission is None:
         return "\n".join([*lines, f"  no submission: {metadata['input']} holds no test images"])
     lines += [

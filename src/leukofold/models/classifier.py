@@ -75,7 +75,10 @@ def build_backbone(config: ModelConfig, size: int) -> Any:
         hint = f"did you mean {' or '.join(near)}?" if near else "python -c 'import timm; print(timm.list_models())'"
         raise UserError(f"model.backbone: timm {timm.__version__} has no '{config.backbone}'; {hint}")
     arguments: dict[str, Any] = {"num_classes": 0}
-    defaults = timm.get_pretrained_cfg(config.backbone)
+    try:
+        defaults = timm.get_pretrained_cfg(config.backbone)
+    except RuntimeError as error:
+        raise UserError(f"model.backbone: {config.backbone}: {first_line(error)}") from None
     if defaults is not None and defaults.fixed_input_size:
         arguments["img_size"] = size
     if config.drop_path:

@@ -100,10 +100,12 @@ class Trainer:
     def _build_loader(self) -> None:
         """Builds the loader of training batches, and the schedule over their number."""
         training = self.config.training
-        if training.batch_size % (training.accumulate * self.accelerator.num_processes):
+        parts = training.accumulate * self.accelerator.num_processes
+        if training.batch_size % parts:
             raise UserError(
                 f"training.batch_size: {training.batch_size} images cannot be divided over "
-                f"{self.accelerator.num_processes} processes times {training.accumulate} accumulated parts"
+                f"{self.accelerator.num_processes} processes times {training.accumulate} accumulated parts; "
+                f"take {max(1, round(training.batch_size / parts)) * parts}, or start another number of processes"
             )
         labels = self.train_frame.label.to_numpy()
         self.sampler = EpochSampler(
@@ -137,6 +139,17 @@ class Trainer:
     def scored(self) -> nn.Module:
         """The network that is scored and kept: the moving average where there is one."""
         return self.ema.module if self.ema is not None else self.network
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Tells all that is done to an image before the backbone sees it."""
+        return {
+            "competition": self.experiment.competition.name,
+            "crop": self.config.image.crop,
+            "size": self.config.image.size,
+            "interpolation": "area",
+            "mean": self.network.mean.flatten().tolist(),
+            "std": self.network.std.flatten().tolist(),
+        }
 
     def fit(self) -> None:
         """Trains until the last epoch, or until patience runs out, then takes the best weights up again."""
@@ -263,6 +276,7 @@ class Trainer:
 
     def _score(self, frame: pd.DataFrame, title: str, tta: str) -> np.ndarray:
         """Scores a table with the network that is kept, the same on every process."""
+        self.scored.train()  # some backbones cache attention biases in evaluation, and drop them only here
         if self.accelerator.num_processes > 1:  # batch statistics of the last step differ between processes
             broadcast(list(self.scored.state_dict().values()))
         return score_images(

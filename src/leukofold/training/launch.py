@@ -1,0 +1,89 @@
+"""Devices, processes and precision of a training, through accelerate."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, broadcast_object_list
+
+from leukofold.config import TrainingConfig
+from leukofold.errors import UserError
+from leukofold.processes import cores_per_process
+from leukofold.runs import RunFolder
+
+T = TypeVar("T")
+
+
+def make_accelerator(training: TrainingConfig, run: RunFolder) -> Accelerator:
+    """Sets up devices, processes, precision and determinism.
+
+    Args:
+        training: The configuration's section.
+        run: Where trackers write.
+
+    Returns:
+        A fresh accelerator; a fold gets its own, so that no gradient scale or tracker outlives a fold.
+
+    Raises:
+        UserError: The processes that were started did not join, or the precision needs a GPU.
+    """
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu and (training.precision or os.environ.get("ACCELERATE_MIXED_PRECISION")) == "fp16":
+        raise UserError("training.precision: fp16 needs a GPU; on a CPU use bf16 or no")
+    if training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS sums in any order
+    accelerator = Accelerator(
+        cpu=on_cpu,  # else processes that torchrun starts would not join on a CPU
+        mixed_precision=training.precision,
+        gradient_accumulation_steps=training.accumulate,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        log_with=list(training.trackers) or None,
+        project_dir=str(run.path),
+        # the others wait while the first process decodes all images once
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
+    )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:  # each would train alone and write over the others
+        raise UserError(
+            f"{started} processes were started, but only {accelerator.num_processes} joined; see the launcher"
+        )
+    if on_cpu:  # accelerate launch leaves one thread; the loaders' work is small beside it
+        torch.set_num_threads(cores_per_process())
+    # Not warn_only: with it, fused attention keeps its non-deterministic backward pass
+    torch.use_deterministic_algorithms(training.deterministic)
+    torch.backends.cudnn.benchmark = not training.deterministic
+    return accelerator
+
+
+def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Runs ``work`` on the main process, then on the others, which find its files ready.
+
+    A user's mistake ends every process in the same way; without this, the others would wait for
+    the main process for ever.
+
+    Args:
+        accelerator: The processes.
+        work: What to do; repeating it is cheap.
+
+    Returns:
+        Each process's own result.
+
+    Raises:
+        UserError: The main process met one.
+    """
+    fault: list[str | None] = [None]
+    result = None
+    if accelerator.is_main_process:
+        try:
+            result = work()
+        except UserError as error:
+            fault = [str(error)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(fault)
+        accelerator.wait_for_everyone()  # all have heard of it before the first one ends
+    if fault[0] is not None:
+        raise UserError(fault[0])
+    return work() if result is None else result
