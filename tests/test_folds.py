@@ -89,7 +89,8 @@ def test_another_seed_gives_another_split() -> None:
 def test_a_split_warns_of_nothing(by: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assign_folds(rows([0] * 10 + [1], range(11)), FoldsConfig.model_validate({"count": 3, "by": by}))
+        folds = assign_folds(rows([0] * 10 + [1], range(11)), FoldsConfig.model_validate({"count": 3, "by": by}))
+    assert sorted(set(folds.tolist())) == [0, 1, 2]
 
 
 def test_competitions_keep_patients_together(rendered_wbcbench: Path, rendered_cnmc: Path) -> None:

@@ -343,7 +343,7 @@ MUTATIONS: dict[str, Mutation] = {
 
 
 @pytest.fixture(scope="module")
-def test_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def listing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds no more than a test list of 40 ids in no order."""
     root = tmp_path_factory.mktemp("list")
     ids = random.Random(0).sample(range(4_000_000, 5_000_000), 40)
@@ -366,12 +366,12 @@ def valid_lines(root: Path, rng: random.Random) -> list[str]:
 @pytest.mark.parametrize("fault", MUTATIONS)
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_no_fault_in_a_submission_goes_unreported(test_list: Path, fault: str, seed: int) -> None:
+def test_no_fault_in_a_submission_goes_unreported(listing: Path, fault: str, seed: int) -> None:
     rng = random.Random(seed)
-    lines = valid_lines(test_list, rng)
-    assert faults_of(join(lines), test_list) == []
-    assert faults_of(join(lines, "\r\n"), test_list) == []  # as a spreadsheet on Windows saves it
-    assert faults_of(MUTATIONS[fault](lines, rng), test_list) != []
+    lines = valid_lines(listing, rng)
+    assert faults_of(join(lines), listing) == []
+    assert faults_of(join(lines, "\r\n"), listing) == []  # as a spreadsheet on Windows saves it
+    assert faults_of(MUTATIONS[fault](lines, rng), listing) != []
 
 
 def test_written_submissions_pass_their_check_and_keep_the_lists_order(wbc: WbcInput, tmp_path: Path) -> None:
@@ -381,11 +381,11 @@ def test_written_submissions_pass_their_check_and_keep_the_lists_order(wbc: WbcI
     assert COMPETITION.check_submission(path, root) == []
 
 
-def test_a_report_names_the_rows_at_fault(test_list: Path) -> None:
-    lines = valid_lines(test_list, random.Random(1))
+def test_a_report_names_the_rows_at_fault(listing: Path) -> None:
+    lines = valid_lines(listing, random.Random(1))
     first, second, third = (line.split(",")[0] for line in lines[1:4])
     lines[1:3] = [f"{second},BA", f"{second},", "99999999.jpg,NEU"]
-    report = "; ".join(faults_of(join(lines), test_list))
+    report = "; ".join(faults_of(join(lines), listing))
     for said in (
         "41 rows, the test list has 40", f"more than once: {second}", f"not there: {first}", "99999999.jpg: 'NEU'",
         f"{second}: ''", "does not have: 99999999.jpg",
@@ -394,17 +394,17 @@ def test_a_report_names_the_rows_at_fault(test_list: Path) -> None:
     assert third not in report
 
 
-def test_swapped_rows_are_named_by_number(test_list: Path) -> None:
-    lines = valid_lines(test_list, random.Random(1))
+def test_swapped_rows_are_named_by_number(listing: Path) -> None:
+    lines = valid_lines(listing, random.Random(1))
     lines[4], lines[7] = lines[7], lines[4]
-    assert re.search(rf"order differs.*row 4: {lines[4][:12]}", faults_of(join(lines), test_list)[0])
+    assert re.search(rf"order differs.*row 4: {lines[4][:12]}", faults_of(join(lines), listing)[0])
 
 
-def test_an_unclosed_quote_in_a_submission_of_real_size_is_a_fault_not_a_crash(test_list: Path) -> None:
-    lines = valid_lines(test_list, random.Random(1))
+def test_an_unclosed_quote_in_a_submission_of_real_size_is_a_fault_not_a_crash(listing: Path) -> None:
+    lines = valid_lines(listing, random.Random(1))
     content = join([lines[0], f'"{lines[1]}', *lines[2:] * 300])
     try:
-        assert faults_of(content, test_list) != []
+        assert faults_of(content, listing) != []
     except UserError as error:
         assert "s.csv" in str(error)  # noqa: PT017 - either way of reporting will do
 

@@ -276,7 +276,6 @@ class Trainer:
 
     def _score(self, frame: pd.DataFrame, title: str, tta: str) -> np.ndarray:
         """Scores a table with the network that is kept, the same on every process."""
-        self.scored.train()  # some backbones cache attention biases in evaluation, and drop them only here
         if self.accelerator.num_processes > 1:  # batch statistics of the last step differ between processes
             broadcast(list(self.scored.state_dict().values()))
         return score_images(
