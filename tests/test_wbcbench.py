@@ -23,7 +23,7 @@ from hypothesis.strategies import DrawFn
 from leukofold.competitions import get_competition, names
 from leukofold.competitions.wbcbench import CLASS_NAMES, COMPETITION, LARGEST_GAP, pseudo_patients
 from leukofold.errors import UserError
-from leukofold.images import read_image
+from leukofold.images.reading import read_image
 
 if TYPE_CHECKING:
     from tests.conftest import WbcInput

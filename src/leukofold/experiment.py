@@ -10,7 +10,7 @@ from leukofold.cells import CellTable
 from leukofold.competitions import Competition, get_competition
 from leukofold.config import Config
 from leukofold.folds import assign_folds, take_up_folds
-from leukofold.images import check_images
+from leukofold.images.reading import check_images
 from leukofold.provenance import git_commit, library_versions
 from leukofold.rendering import is_current, render, rendered_info
 from leukofold.runs import RunFolder

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from leukofold.augment import ImagePipeline
 from leukofold.config import SamplerConfig
-from leukofold.images import read_image
+from leukofold.images.reading import read_image
 from leukofold.processes import cores_per_process
 
 MOST_WORKERS = 16  # more only cost memory: one GPU wants no more images than these decode

@@ -10,7 +10,7 @@ import pandas as pd
 from leukofold import kaggle
 from leukofold.competitions import Competition
 from leukofold.errors import UserError
-from leukofold.images import unreadable_images
+from leukofold.images.reading import unreadable_images
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from leukofold.errors import UserError
-from leukofold.images import CorruptImageError, check_images, read_image, unreadable_images
+from leukofold.images.reading import CorruptImageError, check_images, read_image, unreadable_images
 
 EXACT = [".png", ".bmp", ".tiff"]
 ANY_FOLDER = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
