@@ -13,12 +13,19 @@ from hypothesis.strategies import DrawFn
 from leukofold.competitions import get_competition
 from leukofold.config import FoldsConfig
 from leukofold.errors import UserError
-from leukofold.folds import assign_folds, check_folds, take_up_folds
+from leukofold.folds import assign_folds as assign_units
+from leukofold.folds import check_folds, take_up_folds
 
 
 def rows(labels: object, groups: object) -> pd.DataFrame:
     label, group = np.asarray(labels), np.asarray(groups).astype(str)
-    return pd.DataFrame({"image_id": [f"{i:04d}.jpg" for i in range(len(label))], "label": label, "group": group})
+    ids = [f"{i:04d}.jpg" for i in range(len(label))]
+    return pd.DataFrame({"image_id": ids, "label": label, "group": group, "is_external": False})
+
+
+def assign_folds(frame: pd.DataFrame, config: FoldsConfig) -> np.ndarray:
+    """Splits rows without duplicates: the units are groups, or images."""
+    return assign_units(frame, frame["group" if config.by == "group" else "image_id"].to_numpy(), config)
 
 
 @st.composite

@@ -1,57 +1,47 @@
-"""From a decoded image to the network's uint8 input, with albumentations.
+"""Augmenting training images, with albumentations.
 
-Every training sample brings its own seed (see ``loaders.EpochSampler``), so neither the number of
+Every training sample brings its own seed (see ``sampling.EpochSampler``), so neither the number of
 workers nor their lifetime changes or repeats an augmentation.
 """
 
 import difflib
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import albumentations as A
-import cv2
 import numpy as np
 
-from leukofold.config import ImageConfig, Transform
+from leukofold.config import Transform
 from leukofold.errors import UserError
 
 
-class ImagePipeline:
-    """Crops, resizes and, in training, augments.
+class Augmentation:
+    """Augments prepared images.
 
     Args:
-        config: Crop, size and the list of transforms.
-        training: Whether to augment.
-        preprocess: The competition's own first step, HWC uint8 to HWC uint8.
+        transforms: What is done, in order.
 
     Raises:
         UserError: A transform is unknown to albumentations or does not take an argument.
     """
 
-    def __init__(self, config: ImageConfig, training: bool, preprocess: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.preprocess = preprocess
-        steps: list[A.BasicTransform] = []
-        if config.crop is not None:
-            steps.append(A.CenterCrop(config.crop, config.crop, pad_if_needed=True))
-        steps.append(A.Resize(config.size, config.size, interpolation=cv2.INTER_AREA))
-        if training:
-            steps += [build_transform(spec) for spec in config.augment]
-        self.compose = A.Compose(steps)
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        self.compose = A.Compose([build_transform(spec) for spec in transforms])
 
-    def __call__(self, image: np.ndarray, seed: int = 0) -> np.ndarray:
-        """Transforms one image.
+    def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
+        """Augments one image.
 
         Args:
-            image: H x W x 3 uint8, RGB.
+            image: S x S x 3 uint8, RGB.
             seed: What its augmentation is drawn from.
 
         Returns:
-            3 x size x size uint8.
+            S x S x 3 uint8.
         """
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        result = self.compose(image=self.preprocess(image))["image"]
-        return np.ascontiguousarray(result.transpose(2, 0, 1))
+        augmented: np.ndarray = self.compose(image=image)["image"]
+        return augmented
 
 
 def build_transform(spec: Transform) -> A.BasicTransform:

@@ -1,7 +1,7 @@
 """Combining runs: loading them whole, refusing what does not belong together, averaging logits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,7 @@ def load_run(run: RunFolder) -> LoadedRun:
     split = run.split()
     rows = split[split.fold.isin(complete)]
     oof = _in_order(run.path, parts, rows.image_id.to_numpy(dtype=str))
-    mean = np.mean([test.logits.astype(np.float64) for test in tests], axis=0)
-    test = Predictions(tests[0].image_id, mean, oof.class_names, tests[0].group, tests[0].is_external)
+    test = _average(tests)
     kept = ("commit", "versions", "precision", "device", "processes")
     provenance = {k: {key: run.fold(k).metadata()[key] for key in kept} for k in complete}
     return LoadedRun(run.name, metadata, provenance, split, oof, rows.fold.to_numpy(), test)
@@ -188,14 +187,14 @@ def _average(parts: Sequence[Predictions]) -> Predictions:
     """Averages logits row by row, after bringing all to the first one's order of ids."""
     first = parts[0]
     rank = np.argsort(first.image_id)
-    total = np.zeros(first.logits.shape, dtype=np.float64)
+    totals = {name: np.zeros(first.logits.shape, dtype=np.float64) for name in ("logits", "single_view")}
     for part in parts:
         order = np.argsort(part.image_id)
         if not np.array_equal(part.image_id[order], first.image_id[rank]):
             raise UserError("the runs scored different images; train them on the same input")
-        total[rank] += part.logits[order]
-    mean = (total / len(parts)).astype(np.float32)
-    return Predictions(first.image_id, mean, first.class_names, first.group, first.is_external, first.label)
+        for name, total in totals.items():
+            total[rank] += getattr(part, name)[order]
+    return replace(first, **{name: (total / len(parts)).astype(np.float32) for name, total in totals.items()})
 
 
 def _in_order(where: Path, parts: Sequence[Predictions], image_ids: np.ndarray) -> Predictions:
@@ -217,6 +216,7 @@ def _in_order(where: Path, parts: Sequence[Predictions], image_ids: np.ndarray) 
     return Predictions(
         column("image_id"),
         column("logits"),
+        column("single_view"),
         parts[0].class_names,
         column("group"),
         column("is_external"),

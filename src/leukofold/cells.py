@@ -64,14 +64,19 @@ class CellTable:
         return cls(frame, tuple(class_names))
 
     @property
+    def is_labelled(self) -> np.ndarray:
+        """Which rows have a label, n booleans."""
+        return (self.frame.label != UNLABELLED).to_numpy()
+
+    @property
     def labelled(self) -> pd.DataFrame:
         """Rows with a label: what is trained on and scored out of fold, index 0..n-1."""
-        return self.frame[self.frame.label != UNLABELLED].reset_index(drop=True)
+        return self.frame[self.is_labelled].reset_index(drop=True)
 
     @property
     def test(self) -> pd.DataFrame:
         """Rows without a label, in the order of the competition's list, index 0..n-1."""
-        return self.frame[self.frame.label == UNLABELLED].reset_index(drop=True)
+        return self.frame[~self.is_labelled].reset_index(drop=True)
 
     def counts(self) -> pd.DataFrame:
         """Counts images.

@@ -1,66 +1,92 @@
 """A run's settings: typed defaults, YAML deltas over them, dotted overrides on the command line.
 
-A configuration file holds only what differs from the defaults below or from the file it ``extends``.
-Unknown keys are refused with the nearest known one. The resolved whole is saved with every run.
+A configuration file holds only what differs from the defaults below or from the file it ``extends`` (see
+``leukofold.layers``). The resolved whole is saved with every run.
 """
 
-import contextlib
-import difflib
+import fnmatch
 import hashlib
 import json
-import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from leukofold.errors import UserError
+from leukofold.layers import Section, load_layers
 from leukofold.rendering.spec import RenderSpec
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 
 
-IRRELEVANT = ("data.root", "data.cache", "data.workers", "training.trackers")
+IRRELEVANT = ("data.root", "data.external.*.root", "data.cache", "data.workers", "training.trackers")
 """Keys that change no result: runs that differ in them alone are the same run."""
 
 
-class _Section(BaseModel):
-    """A part of the configuration: immutable, and without room for misspelt keys."""
+def is_irrelevant(dotted: str) -> bool:
+    """Tells whether a key, by its dotted name, changes no result."""
+    return any(fnmatch.fnmatchcase(dotted, pattern) for pattern in IRRELEVANT)
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+class ExternalConfig(Section):
+    """One external data set that expands the training data; its name is the key above it."""
+
+    root: Path | None = Field(None, description="folder of the files as downloaded; null: input/external/<name>")
+    classes: tuple[str, ...] | None = Field(
+        None, description="classes to take, by the data set's own names; null: all that the competition has"
+    )
+    partial: bool = Field(False, description="take a subset on purpose: fewer images than published are no fault")
+    render: RenderSpec | None = Field(None, description="draw the images into root instead of reading a download")
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which competition's files are read, and from where."""
 
     competition: str = Field("wbcbench", description="name of a module in leukofold.competitions")
     root: Path = Field(Path("input/wbcbench"), description="folder that holds the files as downloaded")
     render: RenderSpec | None = Field(None, description="draw the images into root instead of reading a download")
+    external: Annotated[
+        dict[str, ExternalConfig],
+        BeforeValidator(lambda given: _without_nulls(given)),  # so that a delta can drop what it extends
+    ] = Field({}, description="data sets to train on besides, by their module in leukofold.external; null drops one")
     cache: Path = Field(Path("cache"), description="folder for what can be recomputed from the input")
     workers: int | None = Field(
         None, ge=0, le=256, description="loader processes per process; null: one per core, 16 at most"
     )
 
 
-class FoldsConfig(_Section):
+class FoldsConfig(Section):
     """How labelled images are split for cross-validation."""
 
     count: int = Field(5, ge=2, le=100, description="number of folds K")
     by: Literal["group", "image"] = Field("group", description="group: patients never cross folds; image: they may")
     seed: int = Field(0, ge=0, description="seed of the split, apart from the training's")
+    external: Literal["split", "train"] = Field(
+        "split",
+        description="split: external images have folds too, so each is scored by networks that have not seen it, apart "
+        "from the competition's; train: they are in every fold's training set and never scored",
+    )
 
 
-class Transform(_Section):
+class Transform(Section):
     """One albumentations transform: its class name, and its arguments beside it."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str
 
 
-class ImageConfig(_Section):
+class DenoiseConfig(Section):
+    """Adaptive non-local means (papers/001), see ``leukofold.images.denoising``."""
+
+    threshold: float = Field(3.0, ge=0, description="noise below this, in grey levels, is left alone")
+    strength: float = Field(0.8, gt=0, description="filter strength h over the noise's deviation")
+    patch_size: int = Field(5, ge=1, le=15, description="side of the compared patches, pixels")
+
+
+class ImageConfig(Section):
     """From a decoded image to the network's input."""
+
+    denoise: DenoiseConfig | None = Field(None, description="denoise, once, into the image cache; {}: as papers/001")
 
     crop: int | None = Field(None, ge=16, description="side of the centre square kept first, pixels; null: all")
     size: int = Field(224, ge=16, le=2048, description="side of the network's input, pixels")
@@ -80,34 +106,57 @@ class ImageConfig(_Section):
     )
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network: a timm backbone and a head."""
 
-    backbone: str = Field("convnextv2_tiny.fcmae_ft_in22k_in1k", description="name of a timm model")
+    backbone: str = Field(
+        "convnextv2_tiny.fcmae_ft_in22k_in1k",
+        description="name of a timm model, or dinobloom_small, _base, _large or _giant",
+    )
     pretrained: bool | Path = Field(True, description="true: the hub's weights; false: none; or a local weights file")
     head: Literal["linear", "mlp"] = Field("linear", description="mlp: blocks of Linear-ReLU-Dropout, then Linear")
-    hidden: tuple[int, ...] = Field((512, 512, 512, 512), description="widths of the mlp head's blocks")
+    hidden: tuple[int, ...] = Field((512, 256, 128, 64), description="widths of the mlp head's blocks")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate in the head")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth rate of the backbone")
 
 
-class SamplerConfig(_Section):
+class SamplerConfig(Section):
     """How often each training image is drawn."""
 
     kind: Literal["uniform", "effective_number"] = "effective_number"
     beta: float = Field(0.9999, ge=0, lt=1, description="effective_number's beta; 0: no weights, towards 1: 1 / n")
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     """What training minimises."""
 
     kind: Literal["cross_entropy", "focal"] = "focal"
     gamma: float = Field(2.0, ge=0, description="focusing exponent of the focal loss")
     alpha: float = Field(0.25, gt=0, le=1, description="factor of the focal loss")
+    weights: Literal["none", "effective_number"] = Field(
+        "none", description="effective_number: the class-balanced form, each class weighted by 1 / E_n"
+    )
+    beta: float = Field(0.9999, ge=0, lt=1, description="effective_number's beta, apart from the sampler's")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
 
 
-class OptimizerConfig(_Section):
+class MixingConfig(Section):
+    """CutMix and MixUp: a batch gets one of them, or none, each with its own probability."""
+
+    cutmix: float = Field(0.0, ge=0, le=1, description="probability of CutMix, per batch")
+    cutmix_alpha: float = Field(1.0, gt=0, description="both parameters of the Beta distribution of its area")
+    mixup: float = Field(0.0, ge=0, le=1, description="probability of MixUp, per batch")
+    mixup_alpha: float = Field(0.8, gt=0, description="both parameters of the Beta distribution of its share")
+
+    @model_validator(mode="after")
+    def _one_at_a_time(self) -> "MixingConfig":
+        """Refuses probabilities of two exclusive events that exceed 1 together."""
+        if self.cutmix + self.mixup > 1:
+            raise ValueError("cutmix and mixup exclude each other, so their probabilities add up to 1 at most")
+        return self
+
+
+class OptimizerConfig(Section):
     """How weights move; ``name`` is any optimiser of timm."""
 
     name: str = "adamw"
@@ -119,7 +168,7 @@ class OptimizerConfig(_Section):
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; null: not clipped")
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """The length, the pace and the bookkeeping of training."""
 
     epochs: int = Field(30, ge=1)
@@ -137,14 +186,22 @@ class TrainingConfig(_Section):
     trackers: tuple[Literal["tensorboard"], ...] = Field((), description="trackers beside history.csv")
 
 
-class InferenceConfig(_Section):
+class InferenceConfig(Section):
     """How validation and test images are scored."""
 
     batch_size: int = Field(64, ge=1, description="images at a time, per process")
-    tta: Literal["none", "dihedral"] = Field("dihedral", description="dihedral: mean logits of the 8 flips and turns")
+    tta: Literal["none", "dihedral", "rotations"] = Field(
+        "dihedral",
+        description="mean logits of several views; dihedral: the 8 flips and quarter turns; rotations: turns by "
+        "equal angles, see below",
+    )
+    angles: int = Field(8, ge=1, le=360, description="rotations: their number, 360 / angles degrees apart")
+    mirrored: bool = Field(True, description="rotations: each turn of the mirrored image too, twice as many views")
+    border: Literal["reflect", "black"] = Field("reflect", description="rotations: what corners are filled with")
+    interpolation: Literal["bilinear", "nearest"] = Field("bilinear", description="rotations: how pixels are moved")
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that decides a run's result."""
 
     data: DataConfig = DataConfig()
@@ -153,6 +210,7 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     sampler: SamplerConfig = SamplerConfig()
     loss: LossConfig = LossConfig()
+    mixing: MixingConfig = MixingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     inference: InferenceConfig = InferenceConfig()
@@ -163,15 +221,11 @@ class Config(_Section):
 
     def digest(self) -> str:
         """Returns 16 hex digits that change with any key that can change a run's result."""
-        resolved = self.resolved()
-        for dotted in IRRELEVANT:
-            section, key = dotted.split(".")
-            del resolved[section][key]
-        return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(_relevant(self.resolved()), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
-    """Reads a run's configuration.
+    """Reads a run's configuration; see ``leukofold.layers.load_layers``.
 
     Args:
         paths: YAML files; later ones win over earlier ones.
@@ -179,22 +233,8 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
 
     Returns:
         The resolved configuration.
-
-    Raises:
-        UserError: A file is missing or no YAML mapping, a key is unknown, or a value does not fit.
     """
-    merged: dict[str, Any] = {}
-    origins: dict[tuple[str, ...], str] = {}
-    for path in paths:
-        merged = _merge(merged, _read_layer(path, (), origins))
-    for override in overrides:
-        layer = _parse_override(override)
-        origins.update(dict.fromkeys(_leaves(layer), f"--set {override}"))
-        merged = _merge(merged, layer)
-    try:
-        return Config.model_validate(merged)
-    except ValidationError as error:
-        raise UserError(_explain(error, origins)) from None
+    return load_layers(Config, paths, overrides)
 
 
 def run_name(paths: Sequence[Path]) -> str:
@@ -214,96 +254,15 @@ def run_name(paths: Sequence[Path]) -> str:
     return "+".join(names)
 
 
-def _read_layer(path: Path, ancestors: tuple[Path, ...], origins: dict[tuple[str, ...], str]) -> dict[str, Any]:
-    """Reads one YAML file on top of the files that it extends; notes in ``origins`` which file set each key."""
-    if path.resolve() in ancestors:
-        raise UserError(f"{path}: the files under 'extends' lead back to this one; break the circle")
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise UserError(f"{path}: no such configuration file; the ready ones lie in configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-    layer = loaded if loaded is not None else {}
-    if not isinstance(layer, dict):
-        raise UserError(f"{path}: a configuration is a YAML mapping of sections, this is a {type(layer).__name__}")
-    parents = layer.pop("extends", [])
-    parents = [parents] if isinstance(parents, str) else parents
-    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-        raise UserError(f"{path}: extends: expected a file or a list of files, got {parents!r}")
-    merged: dict[str, Any] = {}
-    for parent in parents:
-        merged = _merge(merged, _read_layer(path.parent / parent, (*ancestors, path.resolve()), origins))
-    origins.update(dict.fromkeys(_leaves(layer), str(path)))
-    return _merge(merged, layer)
+def _relevant(resolved: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves out the keys that change no result."""
+    return {
+        key: _relevant(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in resolved.items()
+        if not is_irrelevant(f"{prefix}{key}")
+    }
 
 
-def _parse_override(override: str) -> dict[str, Any]:
-    """Turns ``a.b=value`` into ``{"a": {"b": value}}``."""
-    key, equals, value = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise UserError(f"--set {override}: write it as dotted.key=value, such as --set training.epochs=3")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: the value is not valid YAML") from None
-    if isinstance(parsed, str):  # YAML 1.1 reads 1e-4, without a point, as a string
-        with contextlib.suppress(ValueError):
-            parsed = float(parsed)
-    layer: dict[str, Any] = {parts[-1]: parsed}
-    for part in reversed(parts[:-1]):
-        layer = {part: layer}
-    return layer
-
-
-def _merge(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
-    """Lays ``delta`` over ``base``: mappings are merged, everything else is replaced."""
-    merged = dict(base)
-    for key, value in delta.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _leaves(layer: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yields the path of each key of a nested mapping, sections included."""
-    for key, value in layer.items():
-        path = (*prefix, str(key))
-        yield path
-        if isinstance(value, Mapping):
-            yield from _leaves(value, path)
-
-
-def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str]) -> str:
-    """Says in one line what is wrong with the first bad key, where it stands and what would fit."""
-    first = error.errors()[0]
-    location = tuple(str(part) for part in first["loc"])
-    known = max((loc for loc in origins if loc == location[: len(loc)]), key=len, default=())
-    where = origins.get(known, "configuration")
-    key = ".".join(known or location)
-    if first["type"] == "extra_forbidden":
-        siblings = _known_keys(location[:-1])
-        near = difflib.get_close_matches(location[-1], siblings, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(siblings)}"
-        return f"{where}: unknown key '{key}'; {hint}"
-    return f"{where}: {key}: {first['msg']}, got {first['input']!r}"
-
-
-def _known_keys(section: tuple[str, ...]) -> list[str]:
-    """Returns the keys of the section at this path."""
-    model: type[BaseModel] = Config
-    for part in section:
-        field = model.model_fields.get(part)
-        inner = _model_in(field.annotation) if field else None
-        if inner is None:
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """Finds the section's class in a field's annotation, such as ``RenderSpec | None``."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+def _without_nulls(given: Any) -> Any:
+    """Drops a mapping's keys without value."""
+    return {key: value for key, value in given.items() if value is not None} if isinstance(given, Mapping) else given

@@ -1,6 +1,7 @@
 """Everything that is settled before the first weight is drawn: data, folds and where results go."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,14 @@ import pandas as pd
 from leukofold.cells import CellTable
 from leukofold.competitions import Competition, get_competition
 from leukofold.config import Config
+from leukofold.duplicates import find_duplicates, merge_groups
+from leukofold.external import read_source
 from leukofold.folds import assign_folds, take_up_folds
-from leukofold.images.reading import check_images
+from leukofold.images.cache import ImageCache, open_cache
+from leukofold.images.preparing import Preparation
+from leukofold.images.reading import survey_images
 from leukofold.provenance import git_commit, library_versions
-from leukofold.rendering import is_current, render, rendered_info
+from leukofold.rendering import RenderSpec, is_current, render, rendered_info
 from leukofold.runs import RunFolder
 
 DEBUG_IMAGES = 32  # per fold and of the test set
@@ -26,10 +31,12 @@ class Experiment:
         config: The resolved configuration.
         run: Where results go.
         competition: Whose files they are.
-        table: All cells.
+        table: All cells; the groups of images that are the same are merged.
         labelled: n rows to train on and score.
         folds: n fold numbers.
         test: The rows to predict.
+        images: Every one of these rows' images, prepared.
+        duplicates: Number of pairs of images that are the same, over the whole table.
         rendered: Whether the project drew the images itself.
         debug: Whether this is a few batches of everything only.
     """
@@ -41,6 +48,8 @@ class Experiment:
     labelled: pd.DataFrame
     folds: np.ndarray
     test: pd.DataFrame
+    images: ImageCache
+    duplicates: int
     rendered: bool
     debug: bool
 
@@ -56,6 +65,7 @@ class Experiment:
             "debug": self.debug,
             "split_by": self.config.folds.by,
             "input": str(self.config.data.root),
+            "external": sorted(self.config.data.external),
             "data_fingerprint": self.table.fingerprint(),
             "config_digest": self.config.digest(),
             "config": self.config.resolved(),
@@ -64,8 +74,37 @@ class Experiment:
         }
 
 
+def read_cells(config: Config, progress: bool = True) -> CellTable:
+    """Reads the competition's cells and those of the external data sets; draws what is to be rendered.
+
+    Args:
+        config: The resolved configuration.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The table, the competition's rows first.
+
+    Raises:
+        UserError: Files are missing, or a list or a class is not what it should be.
+    """
+    data = config.data
+    _render(data.competition, data.root, data.render, progress)
+    table = get_competition(data.competition).read(data.root)
+    frames = [table.frame]
+    for name, source in data.external.items():
+        root = external_root(config, name)
+        _render(name, root, source.render, progress)
+        frames.append(read_source(name, root, table.class_names, source.classes, source.partial))
+    return CellTable(pd.concat(frames, ignore_index=True), table.class_names)
+
+
+def external_root(config: Config, name: str) -> Path:
+    """Returns the folder of an external data set's files."""
+    return config.data.external[name].root or Path("input/external") / name
+
+
 def open_experiment(config: Config, run: RunFolder, debug: bool = False, progress: bool = True) -> Experiment:
-    """Reads the data of a configuration, checks every image, and settles the folds.
+    """Reads the data of a configuration, checks every image, settles the folds and prepares the images.
 
     Args:
         config: The resolved configuration.
@@ -81,36 +120,59 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     """
     data = config.data
     competition = get_competition(data.competition)
-    if data.render is not None and not is_current(data.root, competition.name, data.render):
-        render(competition.name, data.root, data.render, progress=progress)
-    table = competition.read(data.root)
-    check_images(table.frame, data.cache, progress)
+    preparation = Preparation(config.image, competition.preprocess)
+    table = read_cells(config, progress)
+    hashes = survey_images(table.frame, data.cache, progress)
+    pairs = find_duplicates(table.frame, hashes, data.cache, progress)
+    grouped = table.frame.assign(group=merge_groups(table.frame.group.tolist(), pairs))
+    units = merge_groups(table.frame.image_id.tolist(), pairs) if config.folds.by == "image" else grouped.group
+    table = CellTable(grouped, table.class_names)
     labelled, test = table.labelled, table.test
     # A split made by other settings is not taken up: either all its folds are replaced, or need_same refuses
-    saved = run.folds_csv.exists() and run.split_settings() == config.folds.model_dump(mode="json") and not debug
-    folds = take_up_folds(run.split(), labelled, config.folds) if saved else assign_folds(labelled, config.folds)
+    if run.folds_csv.exists() and run.split_settings() == config.folds.model_dump(mode="json") and not debug:
+        folds = take_up_folds(run.split(), labelled, config.folds)
+    else:
+        folds = assign_folds(labelled, np.asarray(units)[table.is_labelled], config.folds)
     if debug:
         kept = np.sort(np.concatenate([np.flatnonzero(folds == k)[:DEBUG_IMAGES] for k in range(config.folds.count)]))
         labelled, folds, test = labelled.iloc[kept].reset_index(drop=True), folds[kept], test.head(DEBUG_IMAGES)
         epochs = min(2, config.training.epochs)
         config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
-    rendered = rendered_info(data.root) is not None
-    return Experiment(config, run, competition, table, labelled, folds, test, rendered, debug)
+    images = open_cache(pd.concat([labelled, test]), preparation, competition.name, data.cache, progress)
+    roots = [data.root, *(external_root(config, name) for name in data.external)]
+    rendered = any(rendered_info(root) is not None for root in roots)
+    return Experiment(config, run, competition, table, labelled, folds, test, images, len(pairs), rendered, debug)
+
+
+def _render(name: str, root: Path, spec: RenderSpec | None, progress: bool) -> None:
+    """Draws a folder that the configuration wants drawn, unless it is there already."""
+    if spec is not None and not is_current(root, name, spec):
+        render(name, root, spec, progress=progress)
 
 
 def experiment_summary(experiment: Experiment) -> str:
     """Describes the data and the split in a few lines, for the log."""
     labelled, by = experiment.labelled, experiment.config.folds.by
-    counts = np.bincount(labelled.label, minlength=len(experiment.table.class_names))
+    own = ~labelled.is_external
+    counts = np.bincount(labelled.label[own], minlength=len(experiment.table.class_names))
     classes = "  ".join(f"{name} {n}" for name, n in zip(experiment.table.class_names, counts, strict=True))
+    expansion = [
+        f"  + {source}: "
+        + "  ".join(f"{experiment.table.class_names[k]} {n}" for k, n in part.value_counts(sort=False).items())
+        for source, part in labelled[~own].groupby("source", sort=False).label
+    ]
+    if experiment.duplicates:
+        expansion.append(
+            f"  {experiment.duplicates} pairs of images are the same and kept in one fold; scripts/check_duplicates.py lists them"
+        )
     drawn = "  (RENDERED images, drawn by this project: no result on them says anything about patients)"
     leak = "" if by == "group" else "  (image-level: patients cross folds, scores are too high)"
     return "\n".join(
         [
             f"{experiment.competition.title}, {experiment.config.data.root}{drawn if experiment.rendered else ''}",
-            f"  {len(labelled)} labelled images of {labelled.group.nunique()} groups, "
-            f"{len(experiment.test)} to predict",
+            f"  {own.sum()} labelled images of {labelled.group[own].nunique()} groups, {len(experiment.test)} to predict",
             f"  {classes}",
+            *expansion,
             f"  {experiment.config.folds.count} folds by {by}{leak}",
         ]
     )

@@ -1,17 +1,32 @@
 """Scoring images: test-time augmentation on the device, every image exactly once under any launcher."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from leukofold.loaders import CellDataset, make_loader
+from leukofold.config import InferenceConfig
 
 View = Callable[[torch.Tensor], torch.Tensor]
+
+
+def identity(images: torch.Tensor) -> torch.Tensor:
+    """Returns the images as they are: the first view of every test-time augmentation."""
+    return images
+
+
+def tta_views(config: InferenceConfig) -> list[View]:
+    """Returns the views that the configuration names, the identity first."""
+    if config.tta == "none":
+        return [identity]
+    return dihedral_views() if config.tta == "dihedral" else rotation_views(config)
 
 
 def dihedral_views() -> list[View]:
@@ -20,73 +35,88 @@ def dihedral_views() -> list[View]:
     def view(turns: int, flip: bool) -> View:
         return lambda images: torch.rot90(images.flip(3) if flip else images, turns, dims=(2, 3))
 
-    return [view(turns, flip) for flip in (False, True) for turns in range(4)]
+    return [identity if not (turns or flip) else view(turns, flip) for flip in (False, True) for turns in range(4)]
 
 
-def tta_views(name: str) -> list[View]:
-    """Returns the views of a test-time augmentation by its name in the configuration."""
-    views = dihedral_views()
-    return views if name == "dihedral" else views[:1]
+def rotation_views(config: InferenceConfig) -> list[View]:
+    """Returns turns by equal angles, of the image and where asked for of its mirror image, the identity first."""
+
+    def view(step: int, flip: bool) -> View:
+        angle = 360 * step / config.angles
+        return lambda images: rotate(images.flip(3) if flip else images, angle, config.border, config.interpolation)
+
+    flips = (False, True) if config.mirrored else (False,)
+    return [identity if not (step or flip) else view(step, flip) for flip in flips for step in range(config.angles)]
+
+
+def rotate(images: torch.Tensor, degrees: float, border: str, interpolation: str) -> torch.Tensor:
+    """Turns images about their centre.
+
+    Args:
+        images: n x C x S x S, any type.
+        degrees: Counter-clockwise, as ``torch.rot90`` turns.
+        border: What corners are filled with: ``reflect`` or ``black`` (zeros).
+        interpolation: ``bilinear`` or ``nearest``.
+
+    Returns:
+        n x C x S x S float32.
+    """
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    matrix = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]], device=images.device)
+    grid = F.affine_grid(matrix.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+    padding = {"reflect": "reflection", "black": "zeros"}[border]
+    return F.grid_sample(images.float(), grid, mode=interpolation, padding_mode=padding, align_corners=False)
 
 
 @torch.inference_mode()
-def mean_logits(model: nn.Module, images: torch.Tensor, views: Sequence[View]) -> torch.Tensor:
-    """Averages a network's logits over views made on the device.
+def view_logits(model: nn.Module, images: torch.Tensor, views: Sequence[View]) -> torch.Tensor:
+    """Scores views that are made on the device.
 
     Args:
         model: In evaluation mode.
         images: n x 3 x S x S uint8.
-        views: From a batch to a batch of the same shape.
+        views: From a batch to a batch of the same shape, the identity first.
 
     Returns:
-        n x K float32.
+        n x 2 x K float32: the mean of the logits over all views, and those of the first view alone.
     """
-    return torch.stack([model(view(images)).float() for view in views]).mean(dim=0)
+    logits = torch.stack([model(view(images)).float() for view in views])
+    return torch.stack([logits.mean(dim=0), logits[0]], dim=1)
 
 
-def score_images(
+def score_rows(
     accelerator: Accelerator,
-    model: nn.Module,
-    frame: pd.DataFrame,
-    dataset: CellDataset,
-    views: Sequence[View],
-    batch_size: int,
-    workers: int | None,
+    loader: DataLoader[Any],
+    forward: Callable[[Mapping[str, Any]], torch.Tensor],
+    count: int,
     title: str,
 ) -> np.ndarray:
-    """Scores every image of a table exactly once, over all processes.
+    """Scores every row of a data set exactly once, over all processes.
 
     Args:
         accelerator: Devices and processes.
-        model: The same weights on every process, on its device; not wrapped for gradients.
-        frame: n rows of a ``CellTable``.
-        dataset: Their images, without augmentation.
-        views: Test-time augmentation.
-        batch_size: Images at a time, per process.
-        workers: Loader processes, per process.
+        loader: Brings batches with their ``row`` numbers, in order; not prepared yet.
+        forward: From a batch on the device to its n results; the same on every process.
+        count: Number of rows.
         title: What the progress bar says.
 
     Returns:
-        n x K float32 logits in the order of ``frame``, the same on every process.
+        The results in the order of the rows, float32, the same on every process.
 
     Raises:
-        RuntimeError: An image was not scored, or scored twice.
+        RuntimeError: A row was not scored, or scored twice.
     """
-    model.eval()
-    loader = accelerator.prepare(make_loader(dataset, workers, batch_size * accelerator.num_processes))
-    rows, logits = [], []
-    bar = tqdm(total=len(frame), desc=title, unit="image", disable=not accelerator.is_main_process, leave=False)
+    rows, results = [], []
+    bar = tqdm(total=count, desc=title, unit="image", disable=not accelerator.is_main_process, leave=False)
     with bar:
-        for batch in loader:
+        for batch in accelerator.prepare(loader):
             with accelerator.autocast():
-                scored = mean_logits(model, batch["image"], views)
-            kept_rows, kept_logits = accelerator.gather_for_metrics((batch["row"], scored))
+                scored = forward(batch)
+            kept_rows, kept_results = accelerator.gather_for_metrics((batch["row"], scored))
             rows.append(kept_rows.cpu().numpy())
-            logits.append(kept_logits.cpu().numpy())
+            results.append(kept_results.cpu().numpy())
             bar.update(len(rows[-1]))
     order = np.concatenate(rows)
-    if not np.array_equal(np.sort(order), np.arange(len(frame))):
-        raise RuntimeError(
-            f"{title}: {len(order)} rows scored of {len(frame)}, {len(np.unique(order))} of them distinct"
-        )
-    return np.concatenate(logits)[np.argsort(order)]
+    if not np.array_equal(np.sort(order), np.arange(count)):
+        raise RuntimeError(f"{title}: {len(order)} rows scored of {count}, {len(np.unique(order))} of them distinct")
+    return np.concatenate(results)[np.argsort(order)]

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from leukofold.config import IRRELEVANT
+from leukofold.config import is_irrelevant
 from leukofold.errors import UserError
 from leukofold.files import replacing, write_json, write_text
 
@@ -37,6 +37,7 @@ class Predictions:
     Attributes:
         image_id: n ids.
         logits: n x K float32, before softmax, averaged over TTA views.
+        single_view: n x K float32, the logits of each image as it is, without TTA.
         class_names: K names.
         group: n groups ("" in the test set).
         is_external: n booleans.
@@ -45,6 +46,7 @@ class Predictions:
 
     image_id: np.ndarray
     logits: np.ndarray
+    single_view: np.ndarray
     class_names: tuple[str, ...]
     group: np.ndarray
     is_external: np.ndarray
@@ -52,10 +54,11 @@ class Predictions:
 
     @classmethod
     def of(cls, frame: pd.DataFrame, logits: np.ndarray, class_names: Sequence[str], labelled: bool) -> "Predictions":
-        """Puts logits beside the rows of a ``CellTable`` that they were computed for."""
+        """Puts logits, n x 2 x K with and without TTA, beside the rows of a ``CellTable`` that they belong to."""
         return cls(
             image_id=frame.image_id.to_numpy(dtype=str),
-            logits=logits.astype(np.float32),
+            logits=logits[:, 0].astype(np.float32),
+            single_view=logits[:, 1].astype(np.float32),
             class_names=tuple(class_names),
             group=frame.group.to_numpy(dtype=str),
             is_external=frame.is_external.to_numpy(dtype=bool),
@@ -69,13 +72,15 @@ class Predictions:
             ValueError: Lengths disagree, an id stands twice, or a logit is not finite.
         """
         n = len(self.image_id)
-        if self.logits.shape != (n, len(self.class_names)) or len(np.unique(self.image_id)) != n:
-            raise ValueError(f"{path}: {n} ids and logits {self.logits.shape} for {len(self.class_names)} classes")
-        if not np.isfinite(self.logits).all():
-            raise ValueError(f"{path}: logits that are not finite")
+        for logits in (self.logits, self.single_view):
+            if logits.shape != (n, len(self.class_names)) or len(np.unique(self.image_id)) != n:
+                raise ValueError(f"{path}: {n} ids and logits {logits.shape} for {len(self.class_names)} classes")
+            if not np.isfinite(logits).all():
+                raise ValueError(f"{path}: logits that are not finite")
         arrays = {
             "image_id": self.image_id,
             "logits": self.logits,
+            "single_view": self.single_view,
             "class_names": np.array(self.class_names),
             "group": self.group,
             "is_external": self.is_external,
@@ -97,6 +102,7 @@ class Predictions:
                 return cls(
                     image_id=arrays["image_id"],
                     logits=arrays["logits"],
+                    single_view=arrays["single_view"],
                     class_names=tuple(str(name) for name in arrays["class_names"]),
                     group=arrays["group"],
                     is_external=arrays["is_external"],
@@ -286,7 +292,7 @@ def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: st
             inner = _first_difference(a, b, f"{prefix}{key}.")
             if inner != "configuration":
                 return inner
-        elif a != b and f"{prefix}{key}" not in IRRELEVANT:
+        elif a != b and not is_irrelevant(f"{prefix}{key}"):
             return f"{prefix}{key} ({a}, now {b})"
     return "configuration"
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from leukofold.config import ImageConfig, ModelConfig
 from leukofold.errors import UserError, first_line
+from leukofold.models import dinobloom
 from leukofold.models.heads import build_head
 from leukofold.models.pretrained import load_backbone
 
@@ -69,30 +70,61 @@ def build_backbone(config: ModelConfig, size: int) -> Any:
     Raises:
         UserError: The name is unknown, or the weights cannot be fetched or do not fit.
     """
-    plain = config.backbone.split(".")[0]
+    name = dinobloom.ARCHITECTURES.get(config.backbone, config.backbone)
+    backbone = _create(name, config, size)
+    if name != config.backbone:  # a DinoBloom network
+        if config.pretrained is not False:
+            path = _fetched(config) if config.pretrained is True else config.pretrained
+            load_backbone(
+                backbone,
+                path,
+                convert=lambda state: dinobloom.convert(state, backbone),
+                published=dinobloom.PUBLISHED_SHA256,
+            )
+    elif isinstance(config.pretrained, Path):
+        classifier = backbone.pretrained_cfg.get("classifier") or ()
+        load_backbone(backbone, config.pretrained, (classifier,) if isinstance(classifier, str) else tuple(classifier))
+    return backbone
+
+
+def _create(name: str, config: ModelConfig, size: int) -> Any:
+    """Creates a timm network without classifier, with the hub's weights where they are asked for."""
+    plain = name.split(".")[0]
     if plain not in timm.list_models():
-        near = difflib.get_close_matches(plain, timm.list_models(), n=3)
+        near = difflib.get_close_matches(plain, [*timm.list_models(), *dinobloom.ARCHITECTURES], n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "python -c 'import timm; print(timm.list_models())'"
         raise UserError(f"model.backbone: timm {timm.__version__} has no '{config.backbone}'; {hint}")
     arguments: dict[str, Any] = {"num_classes": 0}
     try:
-        defaults = timm.get_pretrained_cfg(config.backbone)
+        defaults = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
         raise UserError(f"model.backbone: {config.backbone}: {first_line(error)}") from None
     if defaults is not None and defaults.fixed_input_size:
         arguments["img_size"] = size
     if config.drop_path:
         arguments["drop_path_rate"] = config.drop_path
+    from_timm = config.pretrained is True and name == config.backbone
     try:
-        backbone: Any = timm.create_model(config.backbone, pretrained=config.pretrained is True, **arguments)
+        return timm.create_model(name, pretrained=from_timm, **arguments)
     except TypeError as error:
         raise UserError(f"model.backbone: {config.backbone} does not take {arguments}: {error}") from None
+    except AssertionError as error:
+        raise UserError(f"image.size: {config.backbone} does not take {size} pixels: {first_line(error)}") from None
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"model.pretrained: the weights of {config.backbone} cannot be fetched ({first_line(error)}); "
-            "name a local file with --set model.pretrained=FILE, or train from scratch with model.pretrained=false"
-        ) from None
-    if isinstance(config.pretrained, Path):
-        classifier = backbone.pretrained_cfg.get("classifier") or ()
-        load_backbone(backbone, config.pretrained, (classifier,) if isinstance(classifier, str) else tuple(classifier))
-    return backbone
+        raise _unreachable(config, error) from None
+
+
+def _fetched(config: ModelConfig) -> Path:
+    """Fetches DinoBloom's weights from the hub."""
+    try:
+        return dinobloom.fetch(config.backbone)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unreachable(config, error) from None
+
+
+def _unreachable(config: ModelConfig, error: Exception) -> UserError:
+    """Says what to do where weights cannot be fetched."""
+    return UserError(
+        f"model.pretrained: the weights of {config.backbone} cannot be fetched ({first_line(error)}); "
+        "name a local file with --set model.pretrained=FILE, or train from scratch with model.pretrained=false"
+    )

@@ -1,6 +1,7 @@
-"""Weights of backbones from a local file."""
+"""Weights of backbones from a file."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -11,46 +12,83 @@ from torch import nn
 
 from leukofold.errors import UserError, first_line, name_some
 
+State = Mapping[str, torch.Tensor]
 
-def load_backbone(backbone: nn.Module, path: Path, classifier: tuple[str, ...]) -> None:
+
+def load_backbone(
+    backbone: nn.Module,
+    path: Path,
+    classifier: tuple[str, ...] = (),
+    convert: Callable[[State], State] = dict,
+    published: Mapping[str, str] | None = None,
+) -> None:
     """Loads a backbone's weights, leaving out the file's classifier.
 
     Args:
         backbone: A timm model without classifier; changed in place.
         path: A ``.safetensors`` file, or a PyTorch file that holds tensors only.
         classifier: Names of the classifier's layers, whose tensors are left out.
+        convert: Brings the file's keys to the backbone's.
+        published: SHA-256 digests of official files by their name; a file of such a name must have it.
 
     Raises:
-        UserError: The file is missing or unreadable, or its keys or shapes are of another architecture.
+        UserError: The file is missing, unreadable or not the official one of its name, or its keys or
+            shapes are of another architecture.
     """
+    if not path.is_file():
+        raise UserError(f"model.pretrained: {path}: no such file; give true, false or a weights file")
+    expected = (published or {}).get(path.name)
+    if expected is not None and sha256(path) != expected:
+        raise UserError(
+            f"model.pretrained: {path}: its SHA-256 is not that of the official {path.name} ({expected[:16]}...); "
+            "download it again, or rename weights of your own"
+        )
     state = _read_state(path)
-    state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{c}." for c in classifier))}
     own = backbone.state_dict()
+    try:
+        state = convert(state)
+    except (KeyError, RuntimeError, ValueError, AttributeError) as error:
+        raise UserError(f"model.pretrained: {path} is of another architecture: {first_line(error)}") from None
+    state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{c}." for c in classifier))}
     missing = sorted(set(own) - set(state))
     unexpected = sorted(set(state) - set(own))
     reshaped = sorted(key for key in set(own) & set(state) if own[key].shape != state[key].shape)
-    for keys, fault in (
-        (missing, "lacks"),
-        (unexpected, "has, and the backbone has not,"),
-        (reshaped, "has in another shape"),
-    ):
-        if keys:
-            raise UserError(f"model.pretrained: {path} is of another architecture: it {fault} {name_some(keys)}")
-    backbone.load_state_dict(state)
+    faults = [
+        f"{verb} {name_some(keys)}"
+        for keys, verb in (
+            (missing, "lacks"),
+            (unexpected, "has, and the backbone has not,"),
+            (reshaped, "has in another shape"),
+        )
+        if keys
+    ]
+    if faults:
+        raise UserError(f"model.pretrained: {path} is of another architecture: it {'; it '.join(faults)}")
+    backbone.load_state_dict(dict(state))
 
 
-def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
+def sha256(path: Path) -> str:
+    """Returns a file's SHA-256 digest, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_state(path: Path) -> State:
     """Reads a file of named tensors, without ever running code from it."""
-    if not path.is_file():
-        raise UserError(f"model.pretrained: {path}: no such file; give true, false or a weights file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
         raise UserError(f"model.pretrained: {path}: not a file of weights: {first_line(error)}") from None
-    while isinstance(loaded, Mapping) and any(key in loaded for key in ("state_dict", "model")):
-        loaded = loaded.get("state_dict", loaded.get("model"))
+    while isinstance(loaded, Mapping):  # trainers wrap the tensors under one of these names
+        wrapped = next((loaded[key] for key in ("state_dict", "model", "teacher") if key in loaded), None)
+        if wrapped is None:
+            break
+        loaded = wrapped
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise UserError(f"model.pretrained: {path}: holds no mapping of named tensors")
     return loaded

@@ -120,6 +120,7 @@ def _write_results(experiment: Experiment, trainer: Trainer, seconds: float) -> 
         "fold": fold,
         "metric": competition.metric,
         "competition_rows": {"images": int(own.sum()), **score(oof.label[own], oof.logits[own])},
+        "competition_rows_without_tta": {"images": int(own.sum()), **score(oof.label[own], oof.single_view[own])},
         "all_rows": {"images": len(own), **score(oof.label, oof.logits)},
         "epochs": trainer.progress.epoch,
         "best_epoch": trainer.progress.best_epoch,

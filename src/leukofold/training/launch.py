@@ -58,6 +58,30 @@ def make_accelerator(training: TrainingConfig, run: RunFolder) -> Accelerator:
     return accelerator
 
 
+def make_inference_accelerator(precision: str | None) -> Accelerator:
+    """Sets up devices and processes for scoring alone.
+
+    Args:
+        precision: ``no``, ``bf16`` or ``fp16``; None: bf16 on GPUs that compute in it, else none.
+
+    Returns:
+        The accelerator.
+
+    Raises:
+        UserError: fp16 was asked for without a GPU.
+    """
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu and precision == "fp16":
+        raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or no")
+    if precision is None:
+        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    if on_cpu:
+        torch.set_num_threads(cores_per_process())
+    return Accelerator(
+        cpu=on_cpu, mixed_precision=precision, dataloader_config=DataLoaderConfiguration(split_batches=True)
+    )
+
+
 def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Runs ``work`` on the main process, then on the others, which find its files ready.
 

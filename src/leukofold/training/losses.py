@@ -1,27 +1,34 @@
-"""Losses over logits and soft targets."""
+"""Losses over logits and soft targets, so that smoothed labels, CutMix and MixUp need no case of their own."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from leukofold.config import LossConfig
+from leukofold.sampling import effective_number_weights
 
 
 class FocalLoss(nn.Module):
-    """Alpha-balanced multi-class focal loss: mean over images of -alpha sum_k t_k (1 - p_k)^gamma log p_k.
+    """Alpha-balanced multi-class focal loss: mean over images of -alpha sum_k w_k t_k (1 - p_k)^gamma log p_k.
 
     Source: Lin et al. 2017, eq. 5, with softmax probabilities p and (soft) targets t; papers/001
-    takes alpha = .25 and gamma = 2. With gamma = 0 and alpha = 1 it is the cross entropy.
+    takes alpha = .25, gamma = 2 and no class weights (w = 1). With gamma = 0 and alpha = 1 it is the
+    cross entropy; with w_k = 1 / E_k the class-balanced focal loss (Cui et al. 2019, eq. 13).
 
     Args:
         gamma: Focusing exponent, >= 0.
         alpha: Factor in (0, 1].
+        weights: K class weights w; None: 1.
     """
 
-    def __init__(self, gamma: float, alpha: float) -> None:
+    weights: torch.Tensor | None
+
+    def __init__(self, gamma: float, alpha: float, weights: torch.Tensor | None = None) -> None:
         super().__init__()
         self.gamma = gamma
         self.alpha = alpha
+        self.register_buffer("weights", weights)
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Returns the loss, a scalar.
@@ -31,6 +38,8 @@ class FocalLoss(nn.Module):
             targets: n x K, each row a distribution over the classes.
         """
         log_p = F.log_softmax(logits, dim=1)
+        if self.weights is not None:
+            targets = targets * self.weights
         # 1 - p through expm1: exact near p = 1, where most images end up; the floor keeps the slope finite there
         modulated = (-torch.expm1(log_p)).clamp_min(1e-12) ** self.gamma * log_p
         return -self.alpha * (targets * modulated).sum(dim=1).mean()
@@ -50,6 +59,23 @@ def soft_targets(labels: torch.Tensor, classes: int, smoothing: float) -> torch.
     return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
 
 
-def build_loss(config: LossConfig) -> nn.Module:
-    """Builds the loss that the configuration names; it takes logits and soft targets."""
-    return nn.CrossEntropyLoss() if config.kind == "cross_entropy" else FocalLoss(config.gamma, config.alpha)
+def build_loss(config: LossConfig, labels: np.ndarray, classes: int) -> nn.Module:
+    """Builds the loss that the configuration names.
+
+    Cross entropy is -sum_k w_k t_k log p_k, mean over images; w = 1 unless ``loss.weights`` says
+    otherwise (class-balanced: Cui et al. 2019, eq. 11).
+
+    Args:
+        config: Kind and parameters.
+        labels: Class indices of the training images, for class weights.
+        classes: K.
+
+    Returns:
+        A module that takes logits and soft targets.
+    """
+    weights = None
+    if config.weights == "effective_number":
+        weights = torch.from_numpy(effective_number_weights(labels, classes, config.beta)).float()
+    if config.kind == "cross_entropy":
+        return nn.CrossEntropyLoss(weight=weights)
+    return FocalLoss(config.gamma, config.alpha, weights)

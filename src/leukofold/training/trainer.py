@@ -1,6 +1,7 @@
 """The training loop of one fold, on any number of processes."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,16 +16,22 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from tqdm import tqdm
 
-from leukofold.augment import ImagePipeline
+from leukofold.augment import Augmentation
 from leukofold.errors import UserError
 from leukofold.experiment import Experiment
-from leukofold.inference import score_images, tta_views
-from leukofold.loaders import CellDataset, EpochSampler, make_loader
+from leukofold.images.preparing import Preparation
+from leukofold.inference import View, identity, score_rows, tta_views, view_logits
+from leukofold.loaders import CellDataset, make_loader
 from leukofold.metrics import METRICS, score
 from leukofold.models.classifier import Classifier
 from leukofold.runs import FoldFolder
+from leukofold.sampling import EpochSampler
 from leukofold.training.checkpoint import load_state, load_weights, save_state, save_weights
 from leukofold.training.losses import build_loss, soft_targets
+from leukofold.training.mixing import Mixer, build_mixer
+
+SAMPLING, MIXING, DROPOUT = 1, 2, 3
+"""Streams of random numbers; dropout has one per process from here on."""
 
 
 @dataclass
@@ -68,6 +75,8 @@ class Trainer:
         held_out = experiment.folds == fold
         self.train_frame = experiment.labelled[~held_out].reset_index(drop=True)
         self.held_out = experiment.labelled[held_out].reset_index(drop=True)
+        # External images decide nothing: not the epoch that is kept, and not the headline
+        self.validation = self.held_out[~self.held_out.is_external].reset_index(drop=True)
         shared = sorted(set(self.train_frame.group) & set(self.held_out.group))
         if shared and self.config.folds.by == "group":  # checked here once more, on the rows that are used
             raise UserError(f"fold {fold}: {len(shared)} groups are both trained on and held out, {shared[0]} first")
@@ -95,7 +104,8 @@ class Trainer:
             raise UserError(f"optimizer: {optimizer.name}: {error}") from None
         self.plain_optimizer = plain_optimizer
         self.model, self.optimizer = self.accelerator.prepare(network, plain_optimizer)
-        self.loss = build_loss(self.config.loss)
+        labels = self.train_frame.label.to_numpy()
+        self.loss = build_loss(self.config.loss, labels, self.classes).to(self.accelerator.device)
 
     def _build_loader(self) -> None:
         """Builds the loader of training batches, and the schedule over their number."""
@@ -109,9 +119,12 @@ class Trainer:
             )
         labels = self.train_frame.label.to_numpy()
         self.sampler = EpochSampler(
-            labels, self.classes, training.batch_size, training.accumulate, self.config.sampler, self._seed(0, 1)
+            labels, self.classes, training.batch_size, training.accumulate, self.config.sampler, self._seed(0, SAMPLING)
         )
-        dataset = self._dataset(self.train_frame, training=True)
+        self.mixer: Mixer | None = build_mixer(
+            self.config.mixing, self.classes, self.config.loss.label_smoothing, training.batch_size // parts
+        )
+        dataset = CellDataset(self.experiment.images, self.train_frame, Augmentation(self.config.image.augment))
         self.loader = self.accelerator.prepare(make_loader(dataset, self.config.data.workers, sampler=self.sampler))
         self.updates = self.sampler.steps // training.accumulate
         optimizer = self.config.optimizer
@@ -130,11 +143,6 @@ class Trainer:
         entropy = [self.config.training.seed, self.fold, epoch, stream]
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
-    def _dataset(self, frame: pd.DataFrame, training: bool) -> CellDataset:
-        """Makes the images of a table ready for the network."""
-        pipeline = ImagePipeline(self.config.image, training, self.experiment.competition.preprocess)
-        return CellDataset(frame, pipeline)
-
     @property
     def scored(self) -> nn.Module:
         """The network that is scored and kept: the moving average where there is one."""
@@ -142,11 +150,10 @@ class Trainer:
 
     def preprocessing(self) -> dict[str, Any]:
         """Tells all that is done to an image before the backbone sees it."""
+        preparation = Preparation(self.config.image, self.experiment.competition.preprocess)
         return {
             "competition": self.experiment.competition.name,
-            "crop": self.config.image.crop,
-            "size": self.config.image.size,
-            "interpolation": "area",
+            **preparation.settings(),
             "mean": self.network.mean.flatten().tolist(),
             "std": self.network.std.flatten().tolist(),
         }
@@ -169,11 +176,11 @@ class Trainer:
             title: What the progress bar says.
 
         Returns:
-            n x K float32 logits.
+            n x 2 x K float32 logits: the mean over all views, and the image as it is.
         """
         if frame.empty:  # an input without test images can be trained on, but not submitted
-            return np.zeros((0, self.classes), np.float32)
-        return self._score(frame, title, self.config.inference.tta)
+            return np.zeros((0, 2, self.classes), np.float32)
+        return self._score(frame, title, tta_views(self.config.inference))
 
     def resume(self) -> bool:
         """Takes up an interrupted training.
@@ -198,9 +205,8 @@ class Trainer:
         began = time.perf_counter()
         epoch = self.progress.epoch + 1
         loss, rate = self._train(epoch)
-        logits = self._score(self.held_out, f"fold {self.fold} epoch {epoch} validation", "none")
-        own = ~self.held_out.is_external.to_numpy()
-        scores = score(self.held_out.label.to_numpy()[own], logits[own])
+        logits = self._score(self.validation, f"fold {self.fold} epoch {epoch} validation", [identity])[:, 0]
+        scores = score(self.validation.label.to_numpy(), logits)
         value = scores[self.experiment.competition.metric]
         row = {"loss": loss, **scores, "lr": self.plain_optimizer.param_groups[0]["lr"], "images_per_second": rate}
         row["seconds"] = time.perf_counter() - began
@@ -227,7 +233,8 @@ class Trainer:
             Mean loss, and images per second over all processes.
         """
         self.sampler.start_epoch(epoch)
-        torch.manual_seed(self._seed(epoch, 2 + self.accelerator.process_index))
+        torch.manual_seed(self._seed(epoch, DROPOUT + self.accelerator.process_index))
+        Mixer.seed(self._seed(epoch, MIXING))  # the same on every process
         self.model.train()
         began = time.perf_counter()
         total = torch.zeros((), device=self.accelerator.device)
@@ -261,9 +268,13 @@ class Trainer:
         Returns:
             The loss, detached.
         """
-        targets = soft_targets(batch["label"], self.classes, self.config.loss.label_smoothing)
+        if self.mixer is not None:
+            images, targets = self.mixer(batch["image"], batch["label"])
+        else:
+            images = batch["image"]
+            targets = soft_targets(batch["label"], self.classes, self.config.loss.label_smoothing)
         with self.accelerator.autocast():
-            logits = self.model(batch["image"])
+            logits = self.model(images)
         loss = self.loss(logits.float(), targets)
         self.accelerator.backward(loss)
         clip = self.config.optimizer.clip_norm
@@ -274,18 +285,18 @@ class Trainer:
         detached: torch.Tensor = loss.detach()
         return detached
 
-    def _score(self, frame: pd.DataFrame, title: str, tta: str) -> np.ndarray:
-        """Scores a table with the network that is kept, the same on every process."""
+    def _score(self, frame: pd.DataFrame, title: str, views: Sequence[View]) -> np.ndarray:
+        """Scores a table with the network that is kept, the same on every process; n x 2 x K."""
         if self.accelerator.num_processes > 1:  # batch statistics of the last step differ between processes
             broadcast(list(self.scored.state_dict().values()))
-        return score_images(
+        network = self.scored.eval()
+        batch_size = self.config.inference.batch_size * self.accelerator.num_processes
+        dataset = CellDataset(self.experiment.images, frame)
+        return score_rows(
             self.accelerator,
-            self.scored,
-            frame,
-            self._dataset(frame, training=False),
-            tta_views(tta),
-            self.config.inference.batch_size,
-            self.config.data.workers,
+            make_loader(dataset, self.config.data.workers, batch_size),
+            lambda batch: view_logits(network, batch["image"], views),
+            len(frame),
             title,
         )
 

@@ -1,0 +1,52 @@
+"""Predicts any images with the networks of finished runs.
+
+    python scripts/predict.py --run wbcbench/convnextv2_tiny --images FOLDER --out predictions.csv
+    python scripts/predict.py --run studies/paper001/swinv2-expanded-image \
+        --run studies/paper001/convnextv2-expanded-image --run studies/paper001/dinobloom-expanded-image \
+        --images cells.csv --out predictions.csv
+
+Behaviours: reads oof/<run>/fold*/best.safetensors of all complete folds, every image of the folder (or
+of the column path of the CSV) once, and creates --out: path, prediction and a probability per class.
+Logits are averaged over test-time views and folds, then over runs. On GPUs it computes in bf16.
+"""
+
+import argparse
+from pathlib import Path
+
+from leukofold.cli import main_guard
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--run", action="append", required=True, metavar="NAME", help="a run; may be repeated")
+    parser.add_argument("--images", type=Path, required=True, metavar="PATH", help="a folder, or a CSV with paths")
+    parser.add_argument("--out", type=Path, default=Path("predictions.csv"), metavar="CSV", help="the file to write")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
+    parser.add_argument("--precision", choices=("no", "bf16", "fp16"), help="default: bf16 on GPUs that have it")
+    return parser.parse_args()
+
+
+@main_guard
+def main() -> None:
+    """Entry point."""
+    arguments = parse_arguments()
+
+    from leukofold.prediction import list_images, load_members, predict_images, write_predictions
+    from leukofold.runs import RUNS, RunFolder
+    from leukofold.training.launch import make_inference_accelerator
+
+    accelerator = make_inference_accelerator(arguments.precision)
+    members = load_members(arguments.run, accelerator.device, RUNS)
+    paths = list_images(arguments.images)
+    logits = predict_images(members, paths, accelerator, arguments.batch_size, None)
+    if accelerator.is_main_process:
+        run = RunFolder(members[0].name)
+        class_names = run.fold(run.complete_folds()[0]).metadata()["class_names"]
+        write_predictions(arguments.out, paths, logits, class_names)
+        networks = sum(len(member.networks) for member in members)
+        print(f"{len(paths)} images, {networks} networks of {len(members)} run(s): {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The image cache: every image decoded and prepared once, in a memory map that all folds and processes share.
+
+::
+
+    cache/images/<key>/pixels.npy    n x S x S x 3 uint8, RGB
+                       index.csv     the image id of each row
+                       cache.json    settings and number of images
+
+The key is a digest of the settings and of every file's path, size and time of change, so a changed file
+or setting makes a new cache; what is not needed any more can be deleted at any time. A cache is built as
+``<key>.partial``, under a lock, and renamed at the end: an interrupted build goes on where it stopped,
+and a second process waits for the first one's.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+from tqdm import tqdm
+
+from leukofold.errors import UserError
+from leukofold.files import working_path, write_json, write_text
+from leukofold.images.preparing import Preparation
+from leukofold.images.reading import read_image
+from leukofold.processes import available_cores
+
+CHUNK = 256  # images between two marks of progress
+
+
+class ImageCache:
+    """Prepared images on disk, read through a memory map that is opened where it is first used.
+
+    Args:
+        folder: A complete cache.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        index = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
+        self._rows = {image_id: row for row, image_id in enumerate(index.image_id)}
+        self._pixels: np.ndarray | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the memory map out: a loader's process opens its own instead of receiving a copy."""
+        return {**vars(self), "_pixels": None}
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self._rows)
+
+    def rows(self, image_ids: Sequence[str]) -> np.ndarray:
+        """Finds images.
+
+        Args:
+            image_ids: n ids of the frame that the cache was built for.
+
+        Returns:
+            n rows of ``pixels``.
+        """
+        return np.array([self._rows[image_id] for image_id in image_ids], dtype=np.int64)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The memory map, n x S x S x 3 uint8, read only."""
+        if self._pixels is None:
+            self._pixels = np.load(self.folder / "pixels.npy", mmap_mode="r")
+        return self._pixels
+
+
+def open_cache(
+    frame: pd.DataFrame, preparation: Preparation, competition: str, cache: Path, progress: bool = True
+) -> ImageCache:
+    """Opens the cache of a frame's images, after building it where it is not there yet.
+
+    Args:
+        frame: Rows of a ``CellTable``.
+        preparation: What is done to each image.
+        competition: Whose first step is part of ``preparation``.
+        cache: Folder for what can be recomputed from the input.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The cache.
+
+    Raises:
+        UserError: The disk has no room for it.
+        CorruptImageError: An image cannot be decoded.
+    """
+    settings = {"competition": competition, **preparation.settings()}
+    folder = cache / "images" / _key(frame, settings)
+    if (folder / "cache.json").exists():
+        return ImageCache(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    if progress and _is_held(lock):
+        print(f"waiting for another process that is building {working_path(folder)}")
+    with lock:
+        if not (folder / "cache.json").exists():
+            _build(frame, preparation, settings, folder, progress)
+    return ImageCache(folder)
+
+
+def _key(frame: pd.DataFrame, settings: dict[str, Any]) -> str:
+    """Digests the settings and the state of every file."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for image_id, path in zip(frame.image_id, frame.path, strict=True):
+        stat = os.stat(path)
+        digest.update(f"{image_id}\0{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _is_held(lock: FileLock) -> bool:
+    """Tells whether another process holds a lock."""
+    try:
+        with lock.acquire(blocking=False):
+            return False
+    except TimeoutError:
+        return True
+
+
+def _build(
+    frame: pd.DataFrame, preparation: Preparation, settings: dict[str, Any], folder: Path, progress: bool
+) -> None:
+    """Fills the memory map, goes on with an interrupted one, and renames it into place."""
+    partial = folder.with_suffix(".partial")
+    partial.mkdir(exist_ok=True)
+    pixels, done = _open_partial(partial, len(frame), preparation.size, folder)
+    starts = [start for start in range(0, len(frame), CHUNK) if not done[start // CHUNK]]
+    paths, threads = frame.path.tolist(), cv2.getNumThreads()
+    bar = tqdm(total=len(frame), desc="preparing images", unit="image", disable=not progress)
+    bar.update(len(frame) - sum(min(CHUNK, len(frame) - start) for start in starts))
+    cv2.setNumThreads(1)  # one image per thread; OpenCV's own would only wait for each other
+    try:
+        with bar, ThreadPoolExecutor(available_cores()) as pool:
+            for start in starts:
+                part = paths[start : start + CHUNK]
+                pixels[start : start + len(part)] = preparation.many(list(pool.map(read_image, part)), pool)
+                pixels.flush()  # before the mark: a mark always means that its pixels are there
+                done[start // CHUNK] = True
+                done.flush()
+                bar.update(len(part))
+    finally:
+        cv2.setNumThreads(threads)
+    del pixels, done
+    (partial / "done.npy").unlink()
+    write_text(partial / "index.csv", pd.DataFrame({"image_id": frame.image_id}).to_csv(index=False))
+    write_json(partial / "cache.json", {**settings, "images": len(frame)})
+    partial.rename(folder)
+
+
+def _open_partial(partial: Path, count: int, size: int, folder: Path) -> tuple[np.memmap, np.memmap]:
+    """Opens an unfinished build's pixels and marks, or starts them."""
+    names = [partial / "pixels.npy", partial / "done.npy"]
+    if all(path.exists() for path in names):
+        pixels, done = (np.lib.format.open_memmap(path, mode="r+") for path in names)
+        return pixels, done
+    needed, free = count * size * size * 3, shutil.disk_usage(partial).free
+    if needed > free:
+        partial.rmdir()
+        raise UserError(
+            f"data.cache: {count} images at {size} pixels need {needed / 1e9:.1f} GB in {working_path(folder.parent)}, "
+            f"{free / 1e9:.1f} GB are free; name a folder on a larger disk, or delete old caches there"
+        )
+    pixels = np.lib.format.open_memmap(names[0], mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+    done = np.lib.format.open_memmap(names[1], mode="w+", dtype=bool, shape=(-(-count // CHUNK),))
+    return pixels, done

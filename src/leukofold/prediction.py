@@ -1,0 +1,203 @@
+"""Predicting any images with the networks of finished runs: one decode for all networks and views."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import Dataset
+
+from leukofold.competitions import get_competition
+from leukofold.config import Config
+from leukofold.errors import UserError, name_some
+from leukofold.files import replacing
+from leukofold.images.preparing import Preparation
+from leukofold.images.reading import read_image, unreadable_images
+from leukofold.inference import View, score_rows, tta_views, view_logits
+from leukofold.loaders import make_loader
+from leukofold.models.classifier import Classifier
+from leukofold.runs import RunFolder
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Member:
+    """The networks of one run.
+
+    Attributes:
+        name: The run's name.
+        config: Its resolved configuration.
+        networks: One per complete fold, in evaluation mode.
+        views: Its test-time augmentation.
+    """
+
+    name: str
+    config: Config
+    networks: Sequence[nn.Module]
+    views: Sequence[View]
+
+
+def list_images(source: Path) -> list[str]:
+    """Finds the images to predict.
+
+    Args:
+        source: A folder, searched with all its sub-folders; or a CSV with a column ``path``, relative
+            to the CSV's own folder.
+
+    Returns:
+        Paths, sorted (folder) or in the order of the CSV.
+
+    Raises:
+        UserError: There are none, a listed one is not there, or some are unreadable.
+    """
+    if source.is_dir():
+        paths = sorted(path.as_posix() for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+    elif source.suffix.lower() == ".csv" and source.is_file():
+        paths = _listed(source)
+    else:
+        raise UserError(f"--images {source}: neither a folder nor a CSV file that is there")
+    if not paths:
+        raise UserError(f"--images {source}: no image files ({' '.join(SUFFIXES)})")
+    faults = unreadable_images(paths)
+    if faults:
+        raise UserError(f"--images {source}: {len(faults)} of {len(paths)} are unreadable: {name_some(faults, 5)}")
+    return paths
+
+
+def _listed(source: Path) -> list[str]:
+    """Reads the paths of a CSV."""
+    try:
+        table = pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: not a readable CSV: {error}") from None
+    if "path" not in table.columns:
+        raise UserError(f"{source}: no column 'path', only {', '.join(table.columns)}")
+    twice = table.path[table.path.duplicated()]
+    if len(twice):
+        raise UserError(f"{source}: {twice.iloc[0]} is listed twice ({len(twice)} rows in all); keep one of each")
+    paths = [(source.parent / path).as_posix() for path in table.path]
+    absent = [path for path in paths if not Path(path).is_file()]
+    if absent:
+        raise UserError(f"{source}: {len(absent)} of {len(paths)} images are not there: {name_some(absent)}")
+    return paths
+
+
+def load_members(names: Sequence[str], device: torch.device, root: Path) -> list[Member]:
+    """Loads the networks of runs, all complete folds of each.
+
+    Args:
+        names: The runs.
+        device: Where they are to compute.
+        root: Folder of all runs.
+
+    Returns:
+        One member per run.
+
+    Raises:
+        UserError: A run has no complete fold, or the runs are of different competitions or classes.
+    """
+    members, first = [], None
+    for name in dict.fromkeys(names):
+        run = RunFolder(name, root)
+        folds = run.complete_folds()
+        if not folds:
+            raise UserError(f"{run.path}: no run with a complete fold; train it with scripts/train_fold.py")
+        metadata = run.fold(folds[0]).metadata()
+        first = first or metadata
+        for key in ("competition", "class_names"):
+            if metadata[key] != first[key]:
+                raise UserError(f"--run {name}: different {key} from {first['run']}; such runs cannot be averaged")
+        config = Config.model_validate(metadata["config"])
+        networks = [_load_network(config, run.fold(k).weights, len(metadata["class_names"]), device) for k in folds]
+        members.append(Member(name, config, networks, tta_views(config.inference)))
+    return members
+
+
+def _load_network(config: Config, weights: Path, classes: int, device: torch.device) -> nn.Module:
+    """Builds a fold's network with the weights that it kept."""
+    untrained = config.model.model_copy(update={"pretrained": False})
+    network = Classifier(untrained, config.image, classes)
+    try:
+        network.load_state_dict(load_file(weights))
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{weights}: not the weights of its run ({str(error).splitlines()[0]})") from None
+    return network.to(device).eval()
+
+
+class _ManySizes(Dataset[dict[str, Any]]):
+    """Decodes each image once and prepares it for every member."""
+
+    def __init__(self, paths: Sequence[str], preparations: Sequence[Preparation]) -> None:
+        self.paths = paths
+        self.preparations = preparations
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Brings one image, ``images`` in as many forms as there are preparations."""
+        image = read_image(self.paths[row])
+        prepared = [preparation(image).transpose(2, 0, 1) for preparation in self.preparations]
+        return {"images": [torch.from_numpy(np.ascontiguousarray(form)) for form in prepared], "row": row}
+
+
+def predict_images(
+    members: Sequence[Member], paths: Sequence[str], accelerator: Accelerator, batch_size: int, workers: int | None
+) -> np.ndarray:
+    """Scores images with every network of every member.
+
+    Args:
+        members: All of one competition.
+        paths: n readable image files.
+        accelerator: Devices, processes and precision.
+        batch_size: Images at a time, per process.
+        workers: Loader processes.
+
+    Returns:
+        n x K float32: logits averaged over views and folds, then over members.
+    """
+    preprocess = get_competition(members[0].config.data.competition).preprocess
+    preparations = {_form(member): Preparation(member.config.image, preprocess) for member in members}
+    forms = {form: position for position, form in enumerate(preparations)}
+    dataset = _ManySizes(paths, list(preparations.values()))
+
+    def forward(batch: Mapping[str, Any]) -> torch.Tensor:
+        logits = []
+        for member in members:
+            images = batch["images"][forms[_form(member)]]
+            own = [view_logits(network, images, member.views)[:, 0] for network in member.networks]
+            logits.append(torch.stack(own).mean(dim=0))
+        return torch.stack(logits).mean(dim=0)
+
+    loader = make_loader(dataset, workers, batch_size * accelerator.num_processes)
+    return score_rows(accelerator, loader, forward, len(paths), "predicting")
+
+
+def _form(member: Member) -> str:
+    """Names what is done to an image before a member's networks see it; members often share it."""
+    return member.config.image.model_dump_json(include={"denoise", "crop", "size"})
+
+
+def write_predictions(path: Path, images: Sequence[str], logits: np.ndarray, class_names: Sequence[str]) -> None:
+    """Writes one row per image: its path, the predicted class, and each class's probability.
+
+    Args:
+        path: The CSV file.
+        images: n paths.
+        logits: n x K.
+        class_names: K names.
+    """
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    table = pd.DataFrame({"path": images, "prediction": [class_names[k] for k in logits.argmax(axis=1)]})
+    table = pd.concat([table, pd.DataFrame(probabilities, columns=[f"p_{name}" for name in class_names])], axis=1)
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
