@@ -33,7 +33,7 @@ def main() -> None:
     arguments = parse_arguments()
 
     from leukofold.prediction import list_images, load_members, predict_images, write_predictions
-    from leukofold.runs import RUNS, RunFolder
+    from leukofold.runs import RUNS
     from leukofold.training.launch import make_inference_accelerator
 
     accelerator = make_inference_accelerator(arguments.precision)
@@ -41,9 +41,7 @@ def main() -> None:
     paths = list_images(arguments.images)
     logits = predict_images(members, paths, accelerator, arguments.batch_size, None)
     if accelerator.is_main_process:
-        run = RunFolder(members[0].name)
-        class_names = run.fold(run.complete_folds()[0]).metadata()["class_names"]
-        write_predictions(arguments.out, paths, logits, class_names)
+        write_predictions(arguments.out, paths, logits, members[0].class_names)
         networks = sum(len(member.networks) for member in members)
         print(f"{len(paths)} images, {networks} networks of {len(members)} run(s): {arguments.out}")
 

@@ -1,10 +1,13 @@
-"""Draws a competition's folder of rendered cells, or pictures of them.
+"""Draws a data set's folder of rendered cells, or pictures of them, or degrades a folder of images.
 
     python scripts/render_cells.py --competition wbcbench --out input/rendered/wbcbench
+    python scripts/render_cells.py --competition acevedo --images 400 --out input/rendered/acevedo
+    python scripts/render_cells.py --degrade input/external/acevedo --out input/degraded/acevedo
     python scripts/render_cells.py --contact-sheet docs/cells.png --severities docs/severities.png
 
-Behaviours: creates --out in one step, with the competition's files, rendered.json and
-rendered_truth.csv; an earlier rendered folder there is replaced, anything else refused.
+Behaviours: creates --out in one step. With --competition it gets the data set's files, rendered.json and
+rendered_truth.csv; an earlier rendered folder there is replaced, anything else refused. With --degrade it gets
+a copy of the folder's files, the images degraded as in WBCBench's phase 2, and degraded.csv; --out must be new.
 """
 
 import argparse
@@ -12,14 +15,15 @@ from pathlib import Path
 
 from leukofold.cli import main_guard
 from leukofold.errors import UserError
-from leukofold.rendering import COMPETITIONS, RenderSpec, render
+from leukofold.rendering import EXTERNAL, LAYOUT_NAMES, RenderSpec, render
 
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line; every field of ``RenderSpec`` is an option."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--competition", choices=COMPETITIONS, help="whose file layout to write")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to render into")
+    parser.add_argument("--competition", choices=LAYOUT_NAMES, help="whose file layout to write")
+    parser.add_argument("--degrade", type=Path, metavar="FROM", help="folder of images to copy and degrade")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to create")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     parser.add_argument("--contact-sheet", type=Path, metavar="FILE", help="draw all classes into one picture")
     parser.add_argument("--severities", type=Path, metavar="FILE", help="draw cells at severities 0 to 4")
@@ -39,14 +43,21 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Renders what the command line asks for."""
     arguments = parse_arguments()
-    if (arguments.competition is None) != (arguments.out is None):
-        raise UserError("--competition and --out belong together: give both")
-    if not (arguments.competition or arguments.contact_sheet or arguments.severities):
-        raise UserError("nothing to draw: give --competition and --out, --contact-sheet or --severities")
+    makers = [option for option in (arguments.competition, arguments.degrade) if option is not None]
+    if len(makers) != (arguments.out is not None):
+        raise UserError("--out belongs together with --competition or with --degrade: give it and one of them")
+    if not (makers or arguments.contact_sheet or arguments.severities):
+        raise UserError("nothing to draw: give --competition or --degrade and --out, --contact-sheet or --severities")
     if arguments.competition:
         spec = _spec(arguments)
         render(arguments.competition, arguments.out, spec, workers=arguments.workers)
-        print(f"rendered {spec.images + spec.test_images} images in {arguments.competition}'s layout: {arguments.out}")
+        drawn = spec.images + (0 if arguments.competition in EXTERNAL else spec.test_images)
+        print(f"rendered {drawn} images in {arguments.competition}'s layout: {arguments.out}")
+    if arguments.degrade:
+        from leukofold.rendering.degradation import degrade_folder  # late: loads OpenCV
+
+        severities = degrade_folder(arguments.degrade, arguments.out, _spec(arguments).seed)
+        print(f"degraded {len(severities)} images of {arguments.degrade}: {arguments.out}")
     if arguments.contact_sheet or arguments.severities:
         from leukofold.rendering import contact_sheet  # late: loads OpenCV
 

@@ -355,6 +355,7 @@ def _predictions(
     return Predictions(
         image_id=np.array(order, dtype=str),
         logits=np.array([logits[image_id] for image_id in order], dtype=np.float32),
+        single_view=np.array([logits[image_id] for image_id in order], dtype=np.float32)[:, ::-1].copy(),
         class_names=tuple(class_names),
         group=np.array([f"g{int(image_id[:8]) // 2}" if labels else "" for image_id in order]),
         is_external=np.zeros(len(order), bool),

@@ -244,3 +244,24 @@ def test_a_run_is_named_after_its_configuration(tmp_path: Path) -> None:
 def test_the_configuration_cannot_be_changed_by_accident() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         setattr(Config().training, "epochs", 3)  # noqa: B010
+
+
+def test_external_sets_are_sections_under_names_and_null_drops_one(tmp_path: Path) -> None:
+    write(tmp_path / "both.yaml", data={"external": {"acevedo": {"classes": ["BA"]}, "cellwiki": {}}})
+    child = write(tmp_path / "one.yaml", extends="both.yaml", data={"external": {"cellwiki": None}})
+    assert list(load_config([child]).data.external) == ["acevedo"]
+    assert load_config([child]).data.external["acevedo"].classes == ("BA",)
+    with pytest.raises(UserError, match=r"unknown key 'data.external.acevedo.clases'; did you mean 'classes'\?"):
+        load_config([child], ["data.external.acevedo.clases=[BA]"])
+
+
+def test_where_external_files_lie_changes_no_result_but_what_is_taken_does() -> None:
+    plain = load_config([], ["data.external.acevedo={}"])
+    assert load_config([], ["data.external.acevedo.root=elsewhere"]).digest() == plain.digest()
+    assert load_config([], ["data.external.acevedo.classes=[BA]"]).digest() != plain.digest()
+    assert load_config([]).digest() != plain.digest()
+
+
+def test_cutmix_and_mixup_exclude_each_other() -> None:
+    with pytest.raises(UserError, match=r"--set mixing.mixup=.6: mixing: cutmix and mixup exclude each other"):
+        load_config([], ["mixing.cutmix=.6", "mixing.mixup=.6"])

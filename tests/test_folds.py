@@ -13,8 +13,8 @@ from hypothesis.strategies import DrawFn
 from leukofold.competitions import get_competition
 from leukofold.config import FoldsConfig
 from leukofold.errors import UserError
+from leukofold.folds import IN_EVERY_TRAINING_SET, check_folds, take_up_folds
 from leukofold.folds import assign_folds as assign_units
-from leukofold.folds import check_folds, take_up_folds
 
 
 def rows(labels: object, groups: object) -> pd.DataFrame:
@@ -162,3 +162,62 @@ def test_saved_folds_of_other_images_another_number_or_leaking_ones_are_refused(
             take_up_folds(saved, FRAME, FoldsConfig(count=count))
     with pytest.raises(UserError, match="groups cross"):
         take_up_folds(saved, FRAME.assign(group=[str(i % 10) for i in range(40)]), config)
+
+
+def expanded(frame: pd.DataFrame, labels: list[int], units: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
+    """Adds external rows, each a group of its own, and gives the units of all rows; an external row may share one."""
+    external = rows(labels, [f"x{i}" for i in range(len(labels))]).assign(is_external=True)
+    external["image_id"] = [f"x/{i}.jpg" for i in range(len(labels))]
+    together = pd.concat([frame, external], ignore_index=True)
+    together["group"] = [*frame.group, *units]
+    return together, together.group.to_numpy()
+
+
+@settings(max_examples=50, deadline=None)
+@given(labelled_rows(), st.lists(st.integers(0, 4), max_size=40), st.sampled_from(["split", "train"]), st.data())
+def test_external_images_never_move_the_competitions_and_follow_their_doubles(
+    drawn: tuple[pd.DataFrame, int], labels: list[int], external: str, data: st.DataObject
+) -> None:
+    frame, count = drawn
+    groups = sorted(set(frame.group))
+    doubles = data.draw(st.lists(st.sampled_from([None, *groups]), min_size=len(labels), max_size=len(labels)))
+    together, units = expanded(frame, labels, [double or f"x{i}" for i, double in enumerate(doubles)])
+    config = FoldsConfig.model_validate({"count": count, "external": external})
+    alone = assigned(frame, config)
+    if alone is None:
+        return
+    folds = assign_units(together, units, config)
+    assert folds[: len(frame)].tolist() == alone.tolist()
+    fold_of = dict(zip(frame.group, alone, strict=True))
+    for fold, double in zip(folds[len(frame) :], doubles, strict=True):
+        if double is not None:
+            assert fold == fold_of[double]
+        elif external == "train":
+            assert fold == IN_EVERY_TRAINING_SET
+        else:
+            assert 0 <= fold < count
+
+
+def test_external_images_are_spread_evenly_by_class() -> None:
+    together, units = expanded(rows([0] * 30, range(30)), [0] * 31 + [1] * 10 + [2], [f"x{i}" for i in range(42)])
+    folds = assign_units(together, units, FoldsConfig(count=3))
+    table = pd.crosstab(together.label[30:], folds[30:])
+    assert (table.max(axis=1) - table.min(axis=1)).max() <= 1
+
+
+def test_doubles_stay_in_one_fold_of_an_image_level_split() -> None:
+    frame = rows([0] * 40, range(40))
+    units = np.array([f"u{i // 2}" for i in range(40)])
+    folds = assign_units(frame, units, FoldsConfig(count=4, by="image"))
+    assert (folds[::2] == folds[1::2]).all()
+    assert np.bincount(folds).tolist() == [10] * 4
+
+
+def test_an_external_row_without_a_fold_is_refused_where_external_images_are_split() -> None:
+    together, _ = expanded(rows([0] * 4, range(4)), [0], ["x0"])
+    folds = np.array([0, 0, 1, 1, IN_EVERY_TRAINING_SET])
+    check_folds(together, folds, FoldsConfig(count=2, external="train"))
+    with pytest.raises(UserError, match=r"x/0.jpg has no fold of 0..1"):
+        check_folds(together, folds, FoldsConfig(count=2))
+    with pytest.raises(UserError, match=r"fold 1 is empty"):  # external images alone make no fold
+        check_folds(together, np.array([0, 0, 0, 0, 1]), FoldsConfig(count=2))

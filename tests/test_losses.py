@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukofold.config import LossConfig
+from leukofold.sampling import effective_number_weights
 from leukofold.training.losses import FocalLoss, build_loss, soft_targets
 
 
@@ -53,7 +55,33 @@ def test_soft_targets_spread_the_smoothed_share_over_all_classes() -> None:
 
 
 def test_the_configuration_chooses_the_loss() -> None:
-    focal = build_loss(LossConfig(kind="focal", gamma=1.5, alpha=0.5))
+    labels = np.array([0, 1, 1])
+    focal = build_loss(LossConfig(kind="focal", gamma=1.5, alpha=0.5), labels, 2)
     assert isinstance(focal, FocalLoss)
     assert (focal.gamma, focal.alpha) == (1.5, 0.5)
-    assert isinstance(build_loss(LossConfig(kind="cross_entropy")), torch.nn.CrossEntropyLoss)
+    assert isinstance(build_loss(LossConfig(kind="cross_entropy"), labels, 2), torch.nn.CrossEntropyLoss)
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "focal"])
+def test_class_balanced_losses_by_hand(kind: str) -> None:
+    # beta = .5: E_1 = 1, E_3 = 1.75; weights 1 and 4 / 7, scaled to a sum of 2: 14 / 11 and 8 / 11
+    config = LossConfig.model_validate(
+        {"kind": kind, "weights": "effective_number", "beta": 0.5, "gamma": 2, "alpha": 1}
+    )
+    loss = build_loss(config, np.array([0, 1, 1, 1]), 2)
+    p = torch.tensor([[0.8, 0.2], [0.4, 0.6]])
+    focus = {"cross_entropy": (1.0, 1.0), "focal": (0.2**2, 0.4**2)}[kind]
+    expected = -(14 / 11 * focus[0] * math.log(0.8) + 8 / 11 * focus[1] * math.log(0.6)) / 2
+    assert loss(p.log(), soft_targets(torch.tensor([0, 1]), 2, 0.0)).item() == pytest.approx(expected, rel=1e-5)
+
+
+@given(st.integers(0, 2**31 - 1))
+def test_the_class_balanced_focal_loss_without_focusing_is_the_weighted_cross_entropy(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 5, 30)
+    logits = torch.from_numpy(rng.normal(size=(30, 5))).float()
+    targets = torch.from_numpy(rng.dirichlet(np.ones(5), 30)).float()  # as CutMix and MixUp leave them
+    config = LossConfig(kind="focal", gamma=0, alpha=1, weights="effective_number", beta=0.9)
+    weights = torch.from_numpy(effective_number_weights(labels, 5, 0.9)).float()
+    expected = F.cross_entropy(logits, targets, weight=weights)
+    assert build_loss(config, labels, 5)(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from leukofold.metrics import METRICS, score
+from leukofold.metrics import METRICS, interval, score
 
 
 def one_hot(predictions: list[int], n_classes: int) -> np.ndarray:
@@ -84,3 +84,47 @@ def test_scores_equal_scikit_learns(n_classes: int, n: int, present: int, seed: 
         warnings.filterwarnings("ignore", message="A single label was found")
         expected = reference(labels, logits.argmax(axis=1), n_classes)
         assert score(labels, logits) == pytest.approx(expected)
+
+
+def drawn(seed: int, n: int = 120, n_groups: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    logits = rng.normal(size=(n, 3)) + np.eye(3)[labels]
+    return labels, logits, np.array([f"p{g}" for g in rng.integers(0, n_groups, n)])
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
+def test_intervals_are_those_of_resampled_patients_scored_one_by_one(metric: str) -> None:
+    labels, logits, groups = drawn(3)
+    found = interval(metric, labels, logits, groups, draws=150, seed=1)
+    names = np.unique(groups)
+    generator = np.random.default_rng(1)
+    even = np.full(len(names), 1 / len(names))
+    times = np.concatenate([generator.multinomial(len(names), even, k) for k in (100, 50)])
+    values = []
+    for draw in times:
+        rows = np.concatenate([np.repeat(np.flatnonzero(groups == g), k) for g, k in zip(names, draw, strict=True)])
+        values.append(score(labels[rows.astype(int)], logits[rows.astype(int)])[metric])
+    assert found.value == pytest.approx(score(labels, logits)[metric])
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+
+
+def test_a_paired_difference_is_taken_in_the_same_draws() -> None:
+    labels, logits, groups = drawn(5)
+    same = interval("macro_f1", labels, logits, groups, reference=logits)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    worse = np.roll(logits, 1, axis=1)
+    gain = interval("accuracy", labels, logits, groups, reference=worse)
+    assert gain.value == pytest.approx(score(labels, logits)["accuracy"] - score(labels, worse)["accuracy"])
+    assert 0 < gain.low < gain.value < gain.high
+
+
+def test_intervals_over_few_patients_are_wider_than_over_images() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(10), 40)
+    right = np.repeat(rng.random(10) < 0.6, 40)  # a patient is right or wrong as a whole
+    labels = rng.integers(0, 2, 400)
+    logits = one_hot(np.where(right, labels, 1 - labels).tolist(), 2)
+    by_patient = interval("accuracy", labels, logits, groups)
+    by_image = interval("accuracy", labels, logits, np.arange(400))
+    assert by_patient.high - by_patient.low > 3 * (by_image.high - by_image.low)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ def predictions(logits: object = ((0.5, 1.5), (2.5, 3.5)), ids: object = ("007.j
     return Predictions(
         image_id=np.array(ids),
         logits=np.array(logits, np.float32),
+        single_view=np.array(logits, np.float32) - 1,
         class_names=("hem", "all"),
         group=np.array(["p", "q"]),
         is_external=np.zeros(2, bool),
@@ -55,12 +57,12 @@ def test_predictions_come_back_as_they_were_saved(tmp_path: Path) -> None:
     saved.save(tmp_path / "run" / "oof.npz")
     loaded = Predictions.load(tmp_path / "run" / "oof.npz")
     assert loaded.class_names == ("hem", "all")
-    for name in ("image_id", "logits", "group", "is_external", "label"):
+    for name in ("image_id", "logits", "single_view", "group", "is_external", "label"):
         assert np.array_equal(getattr(loaded, name), getattr(saved, name))
     assert loaded.logits.dtype == np.float32
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["oof.npz"]
     with np.load(tmp_path / "run" / "oof.npz", allow_pickle=False) as arrays:
-        assert {"image_id", "logits", "label", "group", "is_external", "class_names"} == set(arrays)
+        assert {"image_id", "logits", "single_view", "label", "group", "is_external", "class_names"} == set(arrays)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_folds_of_different_making_are_refused_naming_the_key(wbc_runs: RunMaker
 def damage_rows(run: MadeRun) -> None:
     fold = run.folder.fold(0)
     part = fold.predictions("oof")
-    names = ("image_id", "logits", "group", "is_external", "label")
+    names = ("image_id", "logits", "single_view", "group", "is_external", "label")
     cut: dict[str, Any] = {name: getattr(part, name)[1:] for name in names}
     Predictions(class_names=part.class_names, **cut).save(fold.path / "oof.npz")
 
@@ -267,9 +269,7 @@ def test_runs_of_different_test_images_are_refused(wbc_runs: RunMaker) -> None:
     for k in range(3):
         part = other.folder.fold(k).predictions("test")
         renamed = np.array(["04000009.jpg", "04000002.jpg", "04000006.jpg"])
-        Predictions(renamed, part.logits, part.class_names, part.group, part.is_external).save(
-            other.folder.fold(k).path / "test.npz"
-        )
+        replace(part, image_id=renamed).save(other.folder.fold(k).path / "test.npz")
     assert "different images" in refusal(wbc_runs, first, other)
 
 

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 
-from leukofold.augment import ImagePipeline
 from leukofold.blending import load_run
 from leukofold.competitions import get_competition
 from leukofold.config import Config
 from leukofold.errors import UserError
 from leukofold.folds import assign_folds
-from leukofold.loaders import CellDataset
+from leukofold.images.preparing import Preparation
+from leukofold.images.reading import read_image
 from leukofold.models.classifier import Classifier
 from leukofold.runs import RunFolder
 from leukofold.training.fold import train_folds
@@ -67,7 +67,15 @@ def test_a_run_leaves_everything_that_its_folder_promises(rendered_wbcbench: Pat
     for k in (0, 1):
         folder = run.fold(k)
         with np.load(folder.path / "oof.npz", allow_pickle=False) as oof:
-            assert sorted(oof.files) == ["class_names", "group", "image_id", "is_external", "label", "logits"]
+            assert sorted(oof.files) == [
+                "class_names",
+                "group",
+                "image_id",
+                "is_external",
+                "label",
+                "logits",
+                "single_view",
+            ]
             assert oof["logits"].dtype == np.float32
             assert oof["image_id"].tolist() == split.image_id[split.fold == k].tolist()
             labels, predictions = oof["label"], oof["logits"].argmax(axis=1)
@@ -247,7 +255,10 @@ def test_a_fold_that_is_replaced_alone_gets_the_new_split(rendered_wbcbench: Pat
         config = make_config(rendered_wbcbench, tmp_path, training={"epochs": 1}, folds={"count": 2, "seed": seed})
         train_folds(config, run, [0], resume=False, debug=False)
         table = get_competition("wbcbench").read(rendered_wbcbench)
-        assert run.split().fold.tolist() == assign_folds(table.labelled, config.folds).tolist()
+        assert (
+            run.split().fold.tolist()
+            == assign_folds(table.labelled, table.labelled.group.to_numpy(), config.folds).tolist()
+        )
         splits.append(run.fold(0).predictions("oof").image_id.tolist())
     assert splits[0] != splits[1]
     with pytest.raises(UserError, match=r"another folds.seed \(7, now 0\)"):
@@ -264,9 +275,10 @@ def test_the_kept_weights_give_the_saved_logits(rendered_wbcbench: Path, tmp_pat
     network.load_state_dict(load_file(run.fold(0).weights))
     competition, oof = get_competition("wbcbench"), run.fold(0).predictions("oof")
     frame = competition.read(rendered_wbcbench).labelled.set_index("image_id").loc[oof.image_id].reset_index()
-    dataset = CellDataset(frame, ImagePipeline(config.image, False, competition.preprocess))
+    preparation = Preparation(config.image, competition.preprocess)
+    images = np.stack([preparation(read_image(path)) for path in frame.path])
     with torch.inference_mode():
-        logits = network(torch.stack([dataset[row]["image"] for row in range(len(frame))]))
+        logits = network(torch.from_numpy(images).permute(0, 3, 1, 2))
     assert oof.logits == pytest.approx(logits.numpy(), abs=1e-4)
 
 

@@ -53,6 +53,11 @@ class Experiment:
     rendered: bool
     debug: bool
 
+    @property
+    def split_by(self) -> str:
+        """What the folds really keep whole: ``group``, or ``image`` where no patients are known either."""
+        return self.config.folds.by if self.competition.has_patients else "image"
+
     def metadata(self, fold: int) -> dict[str, Any]:
         """Tells all that the fold's result depends on, and where it came from."""
         return {
@@ -63,7 +68,7 @@ class Experiment:
             "class_names": list(self.table.class_names),
             "rendered": self.rendered,
             "debug": self.debug,
-            "split_by": self.config.folds.by,
+            "split_by": self.split_by,
             "input": str(self.config.data.root),
             "external": sorted(self.config.data.external),
             "data_fingerprint": self.table.fingerprint(),
@@ -94,7 +99,11 @@ def read_cells(config: Config, progress: bool = True) -> CellTable:
     for name, source in data.external.items():
         root = external_root(config, name)
         _render(name, root, source.render, progress)
-        frames.append(read_source(name, root, table.class_names, source.classes, source.partial))
+        frames.append(
+            read_source(
+                name, root, table.class_names, source.classes, partial=source.partial or source.render is not None
+            )
+        )
     return CellTable(pd.concat(frames, ignore_index=True), table.class_names)
 
 
@@ -152,7 +161,7 @@ def _render(name: str, root: Path, spec: RenderSpec | None, progress: bool) -> N
 
 def experiment_summary(experiment: Experiment) -> str:
     """Describes the data and the split in a few lines, for the log."""
-    labelled, by = experiment.labelled, experiment.config.folds.by
+    labelled, by = experiment.labelled, experiment.split_by
     own = ~labelled.is_external
     counts = np.bincount(labelled.label[own], minlength=len(experiment.table.class_names))
     classes = "  ".join(f"{name} {n}" for name, n in zip(experiment.table.class_names, counts, strict=True))
@@ -163,14 +172,16 @@ def experiment_summary(experiment: Experiment) -> str:
     ]
     if experiment.duplicates:
         expansion.append(
-            f"  {experiment.duplicates} pairs of images are the same and kept in one fold; scripts/check_duplicates.py lists them"
+            f"  {experiment.duplicates} pairs of images are the same and kept in one fold: "
+            "see scripts/check_duplicates.py"
         )
     drawn = "  (RENDERED images, drawn by this project: no result on them says anything about patients)"
     leak = "" if by == "group" else "  (image-level: patients cross folds, scores are too high)"
     return "\n".join(
         [
             f"{experiment.competition.title}, {experiment.config.data.root}{drawn if experiment.rendered else ''}",
-            f"  {own.sum()} labelled images of {labelled.group[own].nunique()} groups, {len(experiment.test)} to predict",
+            f"  {own.sum()} labelled images of {labelled.group[own].nunique()} groups, "
+            f"{len(experiment.test)} to predict",
             f"  {classes}",
             *expansion,
             f"  {experiment.config.folds.count} folds by {by}{leak}",

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from leukofold.competitions import get_competition
 from leukofold.config import Config
-from leukofold.errors import UserError, name_some
+from leukofold.errors import UserError, first_line, name_some
 from leukofold.files import replacing
 from leukofold.images.preparing import Preparation
 from leukofold.images.reading import read_image, unreadable_images
@@ -34,12 +34,14 @@ class Member:
     Attributes:
         name: The run's name.
         config: Its resolved configuration.
+        class_names: K names.
         networks: One per complete fold, in evaluation mode.
         views: Its test-time augmentation.
     """
 
     name: str
     config: Config
+    class_names: Sequence[str]
     networks: Sequence[nn.Module]
     views: Sequence[View]
 
@@ -116,7 +118,7 @@ def load_members(names: Sequence[str], device: torch.device, root: Path) -> list
                 raise UserError(f"--run {name}: different {key} from {first['run']}; such runs cannot be averaged")
         config = Config.model_validate(metadata["config"])
         networks = [_load_network(config, run.fold(k).weights, len(metadata["class_names"]), device) for k in folds]
-        members.append(Member(name, config, networks, tta_views(config.inference)))
+        members.append(Member(name, config, metadata["class_names"], networks, tta_views(config.inference)))
     return members
 
 
@@ -127,7 +129,7 @@ def _load_network(config: Config, weights: Path, classes: int, device: torch.dev
     try:
         network.load_state_dict(load_file(weights))
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{weights}: not the weights of its run ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{weights}: not the weights of its run ({first_line(error)})") from None
     return network.to(device).eval()
 
 
@@ -187,7 +189,7 @@ def _form(member: Member) -> str:
 
 
 def write_predictions(path: Path, images: Sequence[str], logits: np.ndarray, class_names: Sequence[str]) -> None:
-    """Writes one row per image: its path, the predicted class, and each class's probability.
+    """Writes one row per image: its path, the predicted class, and each class's probability (softmax).
 
     Args:
         path: The CSV file.
@@ -195,8 +197,7 @@ def write_predictions(path: Path, images: Sequence[str], logits: np.ndarray, cla
         logits: n x K.
         class_names: K names.
     """
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    probabilities = torch.from_numpy(logits).double().softmax(dim=1).numpy()
     table = pd.DataFrame({"path": images, "prediction": [class_names[k] for k in logits.argmax(axis=1)]})
     table = pd.concat([table, pd.DataFrame(probabilities, columns=[f"p_{name}" for name in class_names])], axis=1)
     with replacing(path) as temporary:

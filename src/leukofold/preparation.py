@@ -93,9 +93,11 @@ def fetch_input(competition: Competition, root: Path) -> Path:
         The archive that was unpacked, and removed.
 
     Raises:
-        UserError: The client is missing, not signed in or fails, or brought no sound archive.
+        UserError: The client has no such files, is missing, not signed in or fails, or brought no sound archive.
     """
     by_hand = f"{competition.by_hand}; put the files into {root} as input/README.md shows"
+    if not competition.kaggle_download:
+        raise UserError(f"{competition.title} cannot be fetched by the Kaggle client; by hand: {by_hand}")
     kaggle.need_client(by_hand)
     root.mkdir(parents=True, exist_ok=True)
     kaggle.run([*competition.kaggle_download, "-p", str(root)], by_hand)

@@ -27,14 +27,18 @@ class Scan:
 
 
 class Competition(ABC):
-    """One competition: everything that is particular to it, and nothing else."""
+    """One competition: everything that is particular to it, and nothing else.
+
+    A data set without a leaderboard is one too; it leaves the three methods of submissions as they are.
+    """
 
     name: str
     title: str
     class_names: tuple[str, ...]
     metric: str  # headline metric, a key of leukofold.metrics.METRICS
-    submission_suffix: str
-    kaggle_download: tuple[str, ...]  # arguments of the Kaggle client that fetch the files
+    has_patients: bool = True  # False: groups are single images, so that any split is image-level
+    submission_suffix: str = ""  # "": no leaderboard
+    kaggle_download: tuple[str, ...] = ()  # arguments of the Kaggle client that fetch the files; none: it cannot
     by_hand: str  # how to get the files without it
     published_counts: ClassVar[Mapping[str, Mapping[str, int]]]  # split -> class (or "unlabelled") -> images
 
@@ -83,7 +87,6 @@ class Competition(ABC):
         """
         return image
 
-    @abstractmethod
     def write_submission(self, path: Path, image_ids: Sequence[str], labels: np.ndarray) -> None:
         """Writes predicted classes in the competition's format.
 
@@ -91,9 +94,12 @@ class Competition(ABC):
             path: The file to write, with ``submission_suffix``.
             image_ids: Test images, in the order of the competition's list.
             labels: n class indices.
-        """
 
-    @abstractmethod
+        Raises:
+            UserError: There is no leaderboard.
+        """
+        raise self._no_leaderboard()
+
     def check_submission(self, path: Path, root: Path) -> list[str]:
         """Checks a submission against the competition's own test list.
 
@@ -107,10 +113,10 @@ class Competition(ABC):
             One line per fault, none if the file can be uploaded.
 
         Raises:
-            UserError: The submission or the test list is not there.
+            UserError: The submission or the test list is not there, or there is no leaderboard.
         """
+        raise self._no_leaderboard()
 
-    @abstractmethod
     def upload_steps(self, path: Path, message: str) -> tuple[list[str], str]:
         """Says how a submission is uploaded.
 
@@ -120,7 +126,15 @@ class Competition(ABC):
 
         Returns:
             The Kaggle client's arguments (empty where there is no client), and the steps by hand.
+
+        Raises:
+            UserError: There is no leaderboard.
         """
+        raise self._no_leaderboard()
+
+    def _no_leaderboard(self) -> UserError:
+        """What is said of a data set that nobody ranks."""
+        return UserError(f"{self.title} has no leaderboard: there is no submission to write, check or upload")
 
 
 def need_folder(root: Path, competition: str) -> None:

@@ -1,4 +1,4 @@
-"""Decoding images, and finding those that cannot be decoded before training starts."""
+"""Decoding images, and the survey of a set before training: what cannot be decoded, and what looks alike."""
 
 import hashlib
 import os
@@ -12,7 +12,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from leukofold.errors import UserError
-from leukofold.files import write_text
+from leukofold.files import replacing
+from leukofold.images.hashing import HASH_BYTES, HASH_VERSION, perceptual_hash
 from leukofold.processes import available_cores
 
 
@@ -74,42 +75,72 @@ def unreadable_images(paths: Sequence[str], workers: int | None = None, progress
     Returns:
         One line per unreadable image, in the order of ``paths``.
     """
-    with ThreadPoolExecutor(workers or available_cores()) as pool:
-        bar = tqdm(
-            pool.map(_fault, paths), total=len(paths), desc="decoding images", unit="image", disable=not progress
-        )
-        return [fault for fault in bar if fault is not None]
+    return _look_at_all(paths, workers, progress)[1]
 
 
-def _fault(path: str) -> str | None:
-    """Decodes one image; returns what is wrong with it, if anything is."""
-    try:
-        read_image(path)
-    except CorruptImageError as error:
-        return str(error)
-    return None
-
-
-def check_images(frame: pd.DataFrame, cache: Path, progress: bool = True) -> None:
-    """Refuses to go on with unreadable images; a set that passed is not decoded again.
+def survey_images(frame: pd.DataFrame, cache: Path, progress: bool = True) -> np.ndarray:
+    """Decodes every image once: refuses unreadable ones, and tells what each looks like.
 
     Args:
-        frame: Rows of a ``CellTable``.
-        cache: Folder that remembers which sets passed (paths, sizes and times of change).
+        frame: n rows of a ``CellTable``.
+        cache: Folder that keeps the surveys of sets that passed, by ``files_digest``: they are not decoded again.
         progress: Whether to show a progress bar.
+
+    Returns:
+        n x 32 uint8, the perceptual hash of each image.
 
     Raises:
         UserError: Some images are unreadable; names the first few and counts all.
     """
+    stored = cache / "surveys" / f"{files_digest(frame)}-{HASH_VERSION}.npy"
+    hashes = _load_survey(stored, len(frame))
+    if hashes is not None:
+        return hashes
+    hashes, faults = _look_at_all(frame.path.tolist(), None, progress)
+    if faults:
+        listed = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+        raise UserError(f"{len(faults)} of {len(frame)} images are unreadable: {listed}")
+    with replacing(stored) as temporary, temporary.open("wb") as file:
+        np.save(file, hashes)
+    return hashes
+
+
+def files_digest(frame: pd.DataFrame) -> str:
+    """Returns 16 hex digits that change with any image's path, size or time of change, and with their order."""
     digest = hashlib.sha256()
     for path in frame.path:
         stat = os.stat(path)
         digest.update(f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    passed = cache / "checked" / digest.hexdigest()[:16]
-    if passed.exists():
-        return
-    faults = unreadable_images(frame.path.tolist(), progress=progress)
-    if faults:
-        listed = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise UserError(f"{len(faults)} of {len(frame)} images are unreadable: {listed}")
-    write_text(passed, f"{len(frame)} images decoded without a fault\n")
+    return digest.hexdigest()[:16]
+
+
+def _load_survey(stored: Path, count: int) -> np.ndarray | None:
+    """Loads a stored survey; None where there is none, or a damaged one."""
+    try:
+        hashes = np.load(stored, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    sound = isinstance(hashes, np.ndarray) and hashes.shape == (count, HASH_BYTES) and hashes.dtype == np.uint8
+    return hashes if sound else None
+
+
+def _look_at_all(paths: Sequence[str], workers: int | None, progress: bool) -> tuple[np.ndarray, list[str]]:
+    """Decodes images in threads; returns their hashes (zeros for unreadable ones) and what is wrong with the others."""
+    hashes, faults = np.zeros((len(paths), HASH_BYTES), np.uint8), []
+    with ThreadPoolExecutor(workers or available_cores()) as pool:
+        looks = pool.map(_look_at, paths)
+        bar = tqdm(looks, total=len(paths), desc="decoding images", unit="image", disable=not progress)
+        for row, seen in enumerate(bar):
+            if isinstance(seen, str):
+                faults.append(seen)
+            else:
+                hashes[row] = seen
+    return hashes, faults
+
+
+def _look_at(path: str) -> np.ndarray | str:
+    """Decodes one image; returns its hash, or what is wrong with it."""
+    try:
+        return perceptual_hash(read_image(path))
+    except CorruptImageError as error:
+        return str(error)

@@ -1,4 +1,4 @@
-"""Rendered cells: Romanowsky-stained leukocytes drawn from morphology, in the competitions' real file layouts.
+"""Rendered cells: Romanowsky-stained leukocytes drawn from morphology, in the real file layouts of data sets.
 
 They let everything run and be tested without the competitions' images, which cannot be redistributed, and with
 a known truth for every image. They are drawings: a score on them says that the pipeline works, nothing more.
@@ -11,25 +11,28 @@ from typing import Any
 from leukofold.errors import UserError
 from leukofold.rendering.spec import RenderSpec
 
-__all__ = ["COMPETITIONS", "RENDERER_VERSION", "RenderSpec", "is_current", "render", "rendered_info"]
+__all__ = ["EXTERNAL", "LAYOUT_NAMES", "RENDERER_VERSION", "RenderSpec", "is_current", "render", "rendered_info"]
 
-COMPETITIONS = ("wbcbench", "cnmc")
+EXTERNAL = ("acevedo", "blood8", "cellwiki")
+"""Layouts of external data sets: they have no patients and no test images."""
+
+LAYOUT_NAMES = ("wbcbench", "cnmc", *EXTERNAL)
 
 RENDERER_VERSION = 1
 """Raised whenever the same spec gives other bytes, so that folders of an older renderer count as outdated."""
 
 
 def render(competition: str, root: Path, spec: RenderSpec, workers: int | None = None, progress: bool = True) -> None:
-    """Draws a competition's folder.
+    """Draws the folder of a competition or an external data set.
 
     Everything is drawn beside ``root`` and renamed into place at the end, so ``root`` is never half-written.
-    Besides the competition's files it holds ``rendered.json`` (what was rendered) and ``rendered_truth.csv``:
+    Besides the data set's files it holds ``rendered.json`` (what was rendered) and ``rendered_truth.csv``:
     one row per image file with ``path`` (relative to root), ``image_id``, ``split``, ``patient`` (under whose
     name the file lies), ``true_label``, ``given_label`` (empty for test images), ``severity``, ``planted``
     (empty, ``wrong_label``, ``exact_duplicate``, ``near_duplicate`` or ``corrupt``) and ``duplicate_of``.
 
     Args:
-        competition: ``wbcbench`` or ``cnmc``.
+        competition: one of ``LAYOUT_NAMES``.
         root: folder to create; a folder rendered earlier is replaced.
         spec: size, seed and planted faults.
         workers: number of processes; None chooses. The bytes do not depend on it.
@@ -38,8 +41,8 @@ def render(competition: str, root: Path, spec: RenderSpec, workers: int | None =
     Raises:
         UserError: unknown competition, ``root`` holds something else, or the spec does not fit the layout.
     """
-    if competition not in COMPETITIONS:
-        raise UserError(f"competition '{competition}' cannot be rendered; known ones are {', '.join(COMPETITIONS)}")
+    if competition not in LAYOUT_NAMES:
+        raise UserError(f"'{competition}' cannot be rendered; known layouts are {', '.join(LAYOUT_NAMES)}")
     root = Path(root).resolve()  # behind a link, the folder is replaced and not the link
     if root.exists() and not root.is_dir():
         raise UserError(f"{root}: is a file; name a folder to render into")

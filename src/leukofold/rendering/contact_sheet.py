@@ -48,7 +48,7 @@ def contact_sheet(seed: int = 0, columns: int = 12) -> Picture:
             else:
                 picture = draw_segmented_cell(label, subjects[column], rng)[75:375, 75:375]
             cells.append(picture)
-        rows.append(_labelled_row(label, name, cells, side))
+        rows.append(labelled_row(label, name, cells, side))
     return np.vstack(rows)
 
 
@@ -71,11 +71,11 @@ def severity_strip(seed: int = 0, labels: tuple[str, ...] = ("SNE", "MO", "LY"))
             degraded = degrade(pristine, severity, np.random.default_rng([seed, row])).copy()
             cv2.putText(degraded, str(severity), (10, 34), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (30, 30, 30), 2, cv2.LINE_AA)
             cells.append(degraded)
-        rows.append(_labelled_row(label, CLASS_NAMES[label], cells, 240))
+        rows.append(labelled_row(label, CLASS_NAMES[label], cells, 240))
     return np.vstack(rows)
 
 
-def _labelled_row(label: str, name: str, cells: list[Picture], side: int) -> Picture:
+def labelled_row(label: str, name: str, cells: list[Picture], side: int) -> Picture:
     """Puts cells side by side behind their abbreviation and name."""
     height = side + _GAP
     legend = np.full((height, _LABEL_WIDTH, 3), 255, np.uint8)

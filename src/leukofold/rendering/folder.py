@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
@@ -17,10 +16,17 @@ from leukofold.errors import UserError
 from leukofold.files import beside
 from leukofold.processes import available_cores
 from leukofold.rendering import cnmc, wbcbench
-from leukofold.rendering.plan import PLANT_STREAM, PlannedImage
+from leukofold.rendering.external import AcevedoLayout, Blood8Layout, CellWikiLayout
+from leukofold.rendering.plan import PLANT_STREAM, Layout, PlannedImage
 from leukofold.rendering.spec import RenderSpec
 
-LAYOUTS: dict[str, ModuleType] = {"wbcbench": wbcbench, "cnmc": cnmc}
+LAYOUTS: dict[str, Layout] = {
+    "wbcbench": wbcbench,
+    "cnmc": cnmc,
+    "acevedo": AcevedoLayout(),
+    "blood8": Blood8Layout(),
+    "cellwiki": CellWikiLayout(),
+}
 
 _CHUNK = 32  # images per task
 _FEW = 256  # below this many images, starting processes costs more than it saves
@@ -109,7 +115,7 @@ def _draw_chunk(competition: str, root: Path, jobs: list[tuple[int, PlannedImage
     return len(jobs)
 
 
-def _plant(layout: ModuleType, root: Path, images: list[PlannedImage], seed: int) -> None:
+def _plant(layout: Layout, root: Path, images: list[PlannedImage], seed: int) -> None:
     """Writes the copies and damages the files that the plan says."""
     corrupt = 0
     for index, image in enumerate(images):
@@ -123,7 +129,7 @@ def _plant(layout: ModuleType, root: Path, images: list[PlannedImage], seed: int
             corrupt += 1
 
 
-def _near_copy(layout: ModuleType, content: bytes, seed: int, index: int) -> bytes:
+def _near_copy(layout: Layout, content: bytes, seed: int, index: int) -> bytes:
     """Encodes an image again, moved by a pixel and slightly brighter or darker; pure black stays so."""
     rng = np.random.default_rng([seed, PLANT_STREAM, 3, index])
     decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)

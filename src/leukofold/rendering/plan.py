@@ -3,8 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leukofold.errors import UserError
 from leukofold.rendering.spec import RenderSpec
@@ -42,6 +45,22 @@ class PlannedImage:
     severity: int = 0
     planted: str = ""
     duplicate_of: str = ""
+
+
+class Layout(Protocol):
+    """What a data set's module or object in this package offers."""
+
+    def plan_images(self, spec: RenderSpec) -> list[PlannedImage]:
+        """Plans every image of the folder."""
+
+    def draw(self, image: PlannedImage, index: int, seed: int) -> bytes:
+        """Draws one planned image, by its number in the plan, and returns the file's bytes."""
+
+    def encode(self, pixels: NDArray[np.uint8]) -> bytes:
+        """Encodes (H, W, 3) uint8 RGB in the data set's format."""
+
+    def write_lists(self, root: Path, images: list[PlannedImage]) -> None:
+        """Writes what lies beside the images."""
 
 
 def apportion(total: int, weights: Sequence[float], least: int = 0) -> list[int]:

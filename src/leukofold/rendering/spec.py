@@ -1,4 +1,4 @@
-"""What to render: the settings of a rendered competition folder.
+"""What to render: the settings of a rendered folder.
 
 Imports nothing heavier than pydantic, so that configurations can nest a ``RenderSpec`` at no cost.
 """
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class RenderSpec(BaseModel):
-    """Size, seed and planted faults of a rendered competition folder.
+    """Size, seed and planted faults of a rendered folder.
 
     The same spec gives byte-identical files, whatever the number of worker processes.
     """
@@ -16,10 +16,17 @@ class RenderSpec(BaseModel):
 
     images: int = Field(900, ge=1, le=200_000, description="labelled images over all splits")
     test_images: int = Field(
-        240, ge=1, le=200_000, description="unlabelled images (WBCBench phase2_test; C-NMC final phase)"
+        240,
+        ge=1,
+        le=200_000,
+        description="unlabelled images (WBCBench phase2_test; C-NMC final phase); external data sets have none",
     )
     patients: int = Field(
-        40, ge=1, le=10_000, description="patients over all labelled splits (WBCBench) or training subjects (C-NMC)"
+        40,
+        ge=1,
+        le=10_000,
+        description="patients over all labelled splits (WBCBench) or training subjects (C-NMC); external data sets "
+        "have none",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random choice")
     wrong_labels: float = Field(0.0, ge=0.0, le=1.0, description="rate of labelled images whose written label is wrong")

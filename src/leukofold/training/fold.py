@@ -125,7 +125,7 @@ def _write_results(experiment: Experiment, trainer: Trainer, seconds: float) -> 
         "epochs": trainer.progress.epoch,
         "best_epoch": trainer.progress.best_epoch,
         "tta": experiment.config.inference.tta,
-        "split_by": experiment.config.folds.by,
+        "split_by": experiment.split_by,
         "training_seconds": round(seconds, 1),
         "rendered": experiment.rendered,
     }
@@ -135,5 +135,5 @@ def _write_results(experiment: Experiment, trainer: Trainer, seconds: float) -> 
         print(
             f"fold {fold}: out-of-fold {METRICS[competition.metric]} {value:.4f} on {own.sum()} images "
             f"(best epoch {trainer.progress.best_epoch}, {experiment.config.inference.tta} TTA, {seconds:.0f} s)"
-            + ("" if experiment.config.folds.by == "group" else "; image-level folds: too high")
+            + ("" if experiment.split_by == "group" else "; image-level folds: too high")
         )

@@ -1,0 +1,65 @@
+"""Public data sets that expand a competition's training data, one module each; a new one is one new file here.
+
+Each module holds one ``ExternalSource`` under the name ``SOURCE``. External images are trained on and never
+scored in the headline metric.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from leukofold.errors import UserError
+from leukofold.external.base import ExternalSource
+
+__all__ = ["ExternalSource", "get_source", "names", "read_source"]
+
+
+def names() -> list[str]:
+    """Returns the names of all external data sets."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+
+
+def get_source(name: str) -> ExternalSource:
+    """Finds an external data set by the name of its module.
+
+    Args:
+        name: Such as ``acevedo``.
+
+    Returns:
+        The data set.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known ones: {', '.join(names())}"
+        raise UserError(f"data.external: unknown data set '{name}'; {hint}")
+    source = importlib.import_module(f"{__name__}.{name}").SOURCE
+    assert isinstance(source, ExternalSource)
+    return source
+
+
+def read_source(
+    name: str, root: Path, class_names: Sequence[str], take: Sequence[str] | None, partial: bool
+) -> pd.DataFrame:
+    """Reads an external data set as rows of a competition's table of cells.
+
+    Args:
+        name: The data set's module.
+        root: Folder that holds its files as downloaded.
+        class_names: The competition's classes in the order of its label indices.
+        take: Classes to take, by the data set's own names; None: all that the competition has.
+        partial: Whether a subset is read on purpose, so that counts need not be the published ones.
+
+    Returns:
+        One row per image with the columns of ``leukofold.cells.COLUMNS``; see ``ExternalSource.read``.
+
+    Raises:
+        UserError: The data set is unknown, or as ``ExternalSource.read``.
+    """
+    return get_source(name).read(root, class_names, take, partial)

@@ -1,0 +1,317 @@
+"""What of a study is done, what would run, and how long that takes.
+
+Nothing is rendered, decoded, downloaded or written here: images are counted from the competition's lists, epochs
+are timed by what earlier trainings noted, or else by a few steps of the network on random images.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from tqdm import tqdm
+
+from leukofold.competitions import get_competition
+from leukofold.config import Config
+from leukofold.errors import UserError
+from leukofold.experiment import external_root
+from leukofold.external import read_source
+from leukofold.inference import tta_views
+from leukofold.rendering import is_current
+from leukofold.runs import RUNS, FoldFolder, RunFolder
+from leukofold.studies.grid import Grid, StudyRun
+from leukofold.studies.probe import seconds_per_image
+
+FORWARD_SHARE = 1 / 3
+"""Time of scoring an image over that of training on it: a backward pass costs about two forward passes."""
+
+State = Literal["done", "interrupted", "to do", "of other settings"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """How many images a run reads.
+
+    Attributes:
+        own: The competition's labelled images.
+        external: Images of external data sets.
+        test: Images to predict.
+        classes: K.
+    """
+
+    own: int
+    external: int
+    test: int
+    classes: int
+
+    def per_fold(self, config: Config) -> tuple[float, float, float]:
+        """Returns the images of a fold that are trained on, scored after each epoch, and scored at the end."""
+        count = config.folds.count
+        split = self.own + (self.external if config.folds.external == "split" else 0)
+        trained = split * (count - 1) / count + (self.own + self.external - split)
+        return trained, self.own / count, split / count + self.test
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a run trains.
+
+    Attributes:
+        image: Seconds per image trained on.
+        epoch: Seconds per epoch; None: to be worked out from the number of images.
+        source: Where this is known from.
+    """
+
+    image: float
+    epoch: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """One fold of a run.
+
+    Attributes:
+        fold: Its number.
+        state: How far it is.
+        epochs: Epochs done.
+    """
+
+    fold: int
+    state: State
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One run of a study.
+
+    Attributes:
+        run: The run.
+        folds: Those asked for.
+        images: What it reads; None: the input is missing.
+        missing: What is missing then, and what to do.
+        pace: How fast it trains; None: not known.
+    """
+
+    run: StudyRun
+    folds: tuple[FoldPlan, ...]
+    images: Images | None
+    missing: str
+    pace: Pace | None
+
+    @property
+    def open_folds(self) -> list[int]:
+        """The folds that are not done."""
+        return [fold.fold for fold in self.folds if fold.state != "done"]
+
+    def seconds(self, fold: FoldPlan) -> float | None:
+        """Estimates the time that a fold takes at most, in seconds; None where it is not known."""
+        if fold.state == "done":
+            return 0.0
+        if self.pace is None:
+            return None
+        config, epoch, scored = self.run.config, self.pace.epoch, 0.0
+        if self.images is not None:
+            trained, validation, at_the_end = self.images.per_fold(config)
+            scored = at_the_end * len(tta_views(config.inference)) * FORWARD_SHARE * self.pace.image
+            epoch = epoch or (trained + validation * FORWARD_SHARE) * self.pace.image
+        return None if epoch is None else (config.training.epochs - fold.epochs) * epoch + scored
+
+
+def make_plan(
+    grid: Grid, runs: Sequence[StudyRun], folds: Sequence[int] = (), probe: bool = False, root: Path = RUNS
+) -> list[RunPlan]:
+    """Finds out what of some runs is done, and how long the rest takes.
+
+    Args:
+        grid: The study; all its runs tell how fast networks train.
+        runs: The runs to plan.
+        folds: Fold numbers; none: all.
+        probe: Whether to time the networks that nothing is known of, on this machine.
+        root: Where runs lie.
+
+    Returns:
+        A plan for each run.
+
+    Raises:
+        UserError: There is no such fold, or a network cannot be built.
+    """
+    counted: dict[str, tuple[Images | None, str]] = {}
+    plans = []
+    for run in runs:
+        count = run.config.folds.count
+        unknown = [k for k in folds if not 0 <= k < count]
+        if unknown:
+            raise UserError(f"--folds {unknown[0]}: {run.name} has folds 0 to {count - 1}; give some of them")
+        folder = RunFolder(run.name, root)
+        states = tuple(_fold_plan(folder.fold(k), k, run.config) for k in folds or range(count))
+        key = run.config.data.model_dump_json()
+        if key not in counted:
+            counted[key] = count_images(run.config)
+        plans.append(RunPlan(run, states, *counted[key], _earlier_pace(grid, run, root)))
+    return _with_probes(plans) if probe else plans
+
+
+def count_images(config: Config) -> tuple[Images | None, str]:
+    """Counts the images that a configuration reads; those still to be rendered are counted as planned.
+
+    Args:
+        config: The resolved configuration.
+
+    Returns:
+        Their numbers, and "" - or None, and what is missing.
+    """
+    data, external = config.data, 0
+    try:
+        competition = get_competition(data.competition)
+        classes = competition.class_names
+        if data.render is not None and not is_current(data.root, data.competition, data.render):
+            own, test = data.render.images, data.render.test_images
+        else:
+            table = competition.read(data.root)
+            own, test = len(table.labelled), len(table.test)
+        for name, source in data.external.items():
+            folder = external_root(config, name)
+            if source.render is not None and not is_current(folder, name, source.render):
+                external += source.render.images
+            else:
+                external += len(read_source(name, folder, classes, source.classes, source.partial))
+    except UserError as error:
+        return None, str(error)
+    return Images(own, external, test, len(classes)), ""
+
+
+def plan_summary(grid: Grid, plans: Sequence[RunPlan]) -> str:
+    """Describes a plan for people: a line per run, where times are from and what is missing, and the total."""
+    folds = [(plan, fold) for plan in plans for fold in plan.folds]
+    done = sum(fold.state == "done" for _, fold in folds)
+    lines = [f"{grid.name}: {len(plans)} run(s), {len(folds)} fold(s), {done} done"]
+    notes: list[str] = []
+    width = max((len(plan.run.name) for plan in plans), default=0)
+    for plan in plans:
+        line = f"  {plan.run.name:<{width}}  {_states(plan)}"
+        note = f"input missing: {plan.missing}" if plan.missing else plan.pace.source if plan.pace else ""
+        if plan.open_folds and note:
+            notes += [note] if note not in notes else []
+            line += f" [{notes.index(note) + 1}]"
+        lines.append(line)
+    lines += [f"  [{number}] {note}" for number, note in enumerate(notes, start=1)]
+    known = [seconds for plan, fold in folds if (seconds := plan.seconds(fold)) is not None]
+    unknown = len(folds) - len(known)
+    rest = f", without {unknown} fold(s) whose time is not known" if unknown else ""
+    lines.append(f"  total: at most {duration(sum(known))}{rest}")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Writes a duration in the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _states(plan: RunPlan) -> str:
+    """Describes a run's folds, those in the same state and of the same length together."""
+    together: dict[str, list[str]] = {}
+    for fold in plan.folds:
+        text, seconds = str(fold.state), plan.seconds(fold)
+        if fold.state == "interrupted":
+            text += f" after epoch {fold.epochs} of {plan.run.config.training.epochs}"
+        if fold.state in ("interrupted", "to do"):
+            text += ", time not known" if seconds is None else f", at most {duration(seconds)} a fold"
+        together.setdefault(text, []).append(str(fold.fold))
+    return "; ".join(f"fold {' '.join(folds)}: {text}" for text, folds in together.items())
+
+
+def _fold_plan(folder: FoldFolder, fold: int, config: Config) -> FoldPlan:
+    """Tells how far a fold is."""
+    metadata = folder.metadata()
+    if metadata and metadata["config_digest"] != config.digest():
+        return FoldPlan(fold, "of other settings")
+    if folder.complete:
+        return FoldPlan(fold, "done")
+    history = _history(folder)
+    if history is None or not folder.state.exists():
+        return FoldPlan(fold, "to do")
+    return FoldPlan(fold, "interrupted", min(int(history.epoch.iloc[-1]), config.training.epochs))
+
+
+def _history(folder: FoldFolder) -> pd.DataFrame | None:
+    """Reads a fold's epochs; None where there are none yet."""
+    try:
+        history = pd.read_csv(folder.history)
+    except (OSError, ValueError):
+        return None
+    columns = {"epoch", "seconds", "images_per_second"}
+    return history if len(history) and columns <= set(history.columns) else None
+
+
+def _earlier_pace(grid: Grid, run: StudyRun, root: Path) -> Pace | None:
+    """Takes the pace from the newest history of the same run, else of another run with the same work to do."""
+    work = _work(run.config.resolved())
+    found = []
+    for other in grid.runs:
+        for path in RunFolder(other.name, root).path.glob("fold[0-9]*"):
+            folder = FoldFolder(path)
+            metadata, history = folder.metadata(), _history(folder)
+            if metadata and history is not None and _work(metadata["config"]) == work:
+                age = folder.history.stat().st_mtime
+                found.append(((other.name == run.name, age), metadata, history, f"{other.name} {path.name}"))
+    if not found:
+        return None
+    _, metadata, history, where = max(found, key=lambda each: each[0])
+    where += f" ({metadata['processes']} process(es) on {metadata['device']})"
+    return Pace(1 / float(history.images_per_second.median()), float(history.seconds.median()), f"times as in {where}")
+
+
+def _work(config: Mapping[str, Any]) -> str:
+    """Returns what decides how long an epoch takes: network, image size, data, folds, precision."""
+    training, data, folds = config["training"], config["data"], config["folds"]
+    return json.dumps(
+        [
+            config["model"]["backbone"],
+            config["image"]["size"],
+            [data["competition"], data["render"]],
+            {name: [source["classes"], source["render"]] for name, source in data["external"].items()},
+            [folds["count"], folds["external"]],
+            [training[key] for key in ("precision", "batch_size", "accumulate", "compile")],
+        ],
+        sort_keys=True,
+    )
+
+
+def _with_probes(plans: Sequence[RunPlan]) -> list[RunPlan]:
+    """Times the networks of runs whose pace is not known from earlier trainings, each network once."""
+    unknown = {
+        _network(plan.run.config): (plan.run.config, plan.images.classes)
+        for plan in plans
+        if plan.pace is None and plan.images is not None and plan.open_folds
+    }
+    paces = {}
+    for key, (config, classes) in tqdm(unknown.items(), desc="timing networks", leave=False, disable=not unknown):
+        seconds, device = seconds_per_image(config, classes)
+        what = f"{config.model.backbone} at {config.image.size} pixels"
+        paces[key] = Pace(
+            seconds, None, f"times probed: {what} on {device}, the network alone, {1 / seconds:.3g} images/s"
+        )
+    return [
+        RunPlan(plan.run, plan.folds, plan.images, plan.missing, plan.pace or paces.get(_network(plan.run.config)))
+        for plan in plans
+    ]
+
+
+def _network(config: Config) -> str:
+    """Returns what decides how long a network's step takes."""
+    training = config.training
+    return json.dumps(
+        [
+            config.model.model_dump_json(),
+            config.image.size,
+            training.batch_size,
+            training.accumulate,
+            training.precision,
+        ]
+    )
