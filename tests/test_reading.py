@@ -1,6 +1,7 @@
-"""Decoding: every format in RGB, every damaged file refused by name, checked sets remembered."""
+"""Decoding: every format in RGB, every damaged file refused by name, surveyed sets remembered."""
 
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from leukofold.errors import UserError
-from leukofold.images.reading import CorruptImageError, check_images, read_image, unreadable_images
+from leukofold.images.hashing import perceptual_hash
+from leukofold.images.reading import CorruptImageError, files_digest, read_image, survey_images, unreadable_images
 
 EXACT = [".png", ".bmp", ".tiff"]
 ANY_FOLDER = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -141,7 +143,7 @@ def test_unreadable_images_are_counted_and_the_first_few_named(tmp_path: Path) -
     good = saved(tmp_path, "good.jpg", encoded(".jpg"))
     bad = [saved(tmp_path, f"bad{i}.jpg", b"") for i in range(7)]
     with pytest.raises(UserError, match=r"7 of 8 images are unreadable: .*bad0\.jpg.*bad4\.jpg.*and 2 more") as caught:
-        check_images(frame_of(good, *bad), tmp_path / "cache", progress=False)
+        survey_images(frame_of(good, *bad), tmp_path / "cache", progress=False)
     assert "bad5" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "cache").exists()
@@ -154,28 +156,73 @@ def damage_unseen(path: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+def test_a_survey_hashes_every_image_in_the_order_of_the_frame(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    pixels = [rng.integers(0, 256, (90, 80, 3), dtype=np.uint8) for _ in range(25)]
+    paths = [saved(tmp_path, f"{i}.png", encoded(".png", one)) for i, one in enumerate(pixels)]
+    for order in (range(25), range(24, -1, -1)):
+        hashes = survey_images(frame_of(*(paths[i] for i in order)), tmp_path / "cache", progress=False)
+        assert hashes.shape == (25, 32)
+        assert hashes.dtype == np.uint8
+        assert np.array_equal(hashes, [perceptual_hash(pixels[i]) for i in order])
+    assert len(list((tmp_path / "cache" / "surveys").iterdir())) == 2
+
+
+def test_an_empty_set_has_an_empty_survey(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert survey_images(frame_of(), tmp_path / "cache", progress=False).shape == (0, 32)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "another set's", "pickled"])
+def test_a_damaged_survey_is_made_again(tmp_path: Path, damage: str) -> None:
+    frame = frame_of(*(saved(tmp_path, f"{i}.png", encoded(".png")) for i in range(3)))
+    hashes = survey_images(frame, tmp_path / "cache", progress=False)
+    (stored,) = (tmp_path / "cache" / "surveys").iterdir()
+    if damage in ("another set's", "pickled"):
+        with stored.open("wb") as file:
+            np.save(file, hashes[:2] if damage == "another set's" else np.array([{}]), allow_pickle=True)
+    else:
+        stored.write_bytes({"truncated": stored.read_bytes()[:-20], "empty": b"", "text": b"none"}[damage])
+    assert np.array_equal(survey_images(frame, tmp_path / "cache", progress=False), hashes)
+    assert np.array_equal(np.load(stored), hashes)
+
+
+def test_the_digest_of_files_changes_with_path_size_time_and_order(tmp_path: Path) -> None:
+    one, other = saved(tmp_path, "1.png", b"12"), saved(tmp_path, "2.png", b"34")
+    os.utime(one, ns=(5, 5))
+    os.utime(other, ns=(5, 5))
+    seen = [files_digest(frame_of(one, other)), files_digest(frame_of(other, one)), files_digest(frame_of(one))]
+    os.utime(one, ns=(5, 6))
+    seen.append(files_digest(frame_of(one, other)))
+    one.write_bytes(b"123")
+    os.utime(one, ns=(5, 6))
+    seen.append(files_digest(frame_of(one, other)))
+    assert len(set(seen)) == len(seen)
+    assert all(re.fullmatch("[0-9a-f]{16}", digest) for digest in seen)
+
+
 def test_a_set_that_passed_is_not_decoded_again_but_a_changed_one_is(tmp_path: Path) -> None:
     one, other = (saved(tmp_path, name, encoded(".png")) for name in ("1.png", "2.png"))
     cache = tmp_path / "cache"
-    check_images(frame_of(one, other), cache, progress=False)
+    survey_images(frame_of(one, other), cache, progress=False)
     damage_unseen(one)
-    check_images(frame_of(one, other), cache, progress=False)
+    survey_images(frame_of(one, other), cache, progress=False)
     os.utime(one)
     with pytest.raises(UserError, match=r"1 of 2 images are unreadable: .*1\.png"):
-        check_images(frame_of(one, other), cache, progress=False)
+        survey_images(frame_of(one, other), cache, progress=False)
 
 
 def test_a_set_that_failed_is_decoded_again(tmp_path: Path) -> None:
     path = saved(tmp_path, "1.png", b"bad")
     for _ in range(2):
         with pytest.raises(UserError, match="1 of 1 images are unreadable"):
-            check_images(frame_of(path), tmp_path / "cache", progress=False)
+            survey_images(frame_of(path), tmp_path / "cache", progress=False)
     path.write_bytes(encoded(".png"))
-    check_images(frame_of(path), tmp_path / "cache", progress=False)
+    survey_images(frame_of(path), tmp_path / "cache", progress=False)
 
 
 def test_a_set_is_its_own_files_only(tmp_path: Path) -> None:
     one, other = saved(tmp_path, "1.png", encoded(".png")), saved(tmp_path, "2.png", b"bad")
-    check_images(frame_of(one), tmp_path / "cache", progress=False)
+    survey_images(frame_of(one), tmp_path / "cache", progress=False)
     with pytest.raises(UserError, match=r"2\.png"):
-        check_images(frame_of(one, other), tmp_path / "cache", progress=False)
+        survey_images(frame_of(one, other), tmp_path / "cache", progress=False)

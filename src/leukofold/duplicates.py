@@ -8,6 +8,7 @@ turned, mirrored or cropped, and copies of a blank image that are not byte-ident
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -27,14 +28,16 @@ from leukofold.processes import available_cores
 
 HASH_DISTANCE = 44
 """Bits of 256 by which hashes of copies differ at most. Measured on rendered cells and on samples of four real data
-sets: moved by one pixel and 4 % brighter 40 at most. Different stained cells differ in 70 or more; of segmented
-cells on black one pair in 5,000 comes closer, which the pixels then tell apart."""
+sets: moved by one pixel and 4 % brighter up to 40. Different stained cells differ in 70 or more; of different
+segmented cells on black one pair in 7,000 comes within 44, which the pixels then tell apart."""
 
 SIMILARITY = 0.8
-"""Least correlation of copies, see ``compare_pixels``."""
+"""Least correlation of copies. Measured on the same images, as far as they pass the hash: copies that are encoded again
+(JPEG 40), resized by 0.5 to 1.5, of severity 1, or moved by up to 3 pixels reach 0.87; only in images of less than
+200 pixels do some fall to 0.74. Different cells reach 0.73, among 8,000 rendered ones on black."""
 
 MOST_CANDIDATES = 5_000_000
-"""Pairs that are compared by pixels at most; they take some 20 minutes and 100 MB on two cores."""
+"""Pairs that are compared by pixels at most; that takes some 20 minutes on two cores."""
 
 VERSION = 1
 """Raised whenever the same images give other pairs, so that stored ones count as outdated."""
@@ -53,8 +56,9 @@ _BLOCK = 2048  # hashes per side of one matrix product, which then stays in the 
 _SIDE = 160  # pixels of the compared images
 _MARGIN = 5  # pixels at the border that are not compared: they may have been moved out of sight
 _FURTHEST = 2.5  # of these pixels that an image may be moved by: 5 at 368 x 368
-_STEPS = 6  # of the alignment, at most
-_HOPELESS = 0.5  # copies correlate better than this before the last steps
+_STEPS = 3  # of the alignment
+_HOPELESS = (0.3, 0.65, 0.65, 0.65)  # copies correlate better than this before the first step and after each
+_SCALE = 24.0  # of textures that are kept as int8
 _ASPECT = 0.05  # by which the aspect ratios of copies may differ
 _CHUNK = 512  # pairs per task
 
@@ -96,7 +100,7 @@ def find_duplicates(frame: pd.DataFrame, hashes: np.ndarray, cache: Path, progre
     pairs = _load_pairs(stored, frame)
     if pairs is not None:
         return pairs
-    paths = frame.path.to_numpy(dtype=object)
+    paths = frame.path.tolist()
     exact = _exact_pairs(frame, hashes)
     kept = np.setdiff1d(np.arange(len(frame)), exact[:, 1])
     try:
@@ -144,7 +148,7 @@ def candidate_pairs(
         rows = (product.amax(1) >= bits - 2 * distance).nonzero().ravel()
         close = (product[rows] >= bits - 2 * distance).nonzero()
         close[:, 0] = rows[close[:, 0]]
-        pairs = close.numpy() + (i, j)
+        pairs = close.numpy() + np.array([i, j])
         found.append(pairs[pairs[:, 0] < pairs[:, 1]])
         count += len(found[-1])
         if count > most:
@@ -156,14 +160,10 @@ def candidate_pairs(
 def compare_pixels(paths: Sequence[str], pairs: np.ndarray, progress: bool = False) -> np.ndarray:
     """Compares images pixel by pixel, whatever their resolution, brightness and contrast.
 
-    Both are reduced to 160 x 160 grey pixels. What is compared is their texture: structures of one to
-    four pixels, divided by their own local strength, so that the outline of a cell on black, or of any round cell,
-    counts no more than what is inside. The second image is moved until it fits (least squares over shift, gain and
-    offset: B. D. Lucas and T. Kanade, IJCAI 1981), and the measure is the correlation.
-
-    Measured on rendered cells and on samples of four real data sets: copies that are re-encoded (JPEG 40), moved
-    by up to 3 pixels, resized by 0.5 to 1.5 or of severity 1 reach 0.89 in the smallest images (136 pixels) and
-    0.95 in others; different cells reach 0.84 on black, 0.6 elsewhere.
+    Both are reduced to 160 x 160 grey pixels. What is compared is their texture: structures of one to three pixels,
+    divided by their own local strength, so that the outline of a cell on black, or of any round cell, counts no more
+    than what is inside. The second image is moved until it fits (least squares over shift and gain: B. D. Lucas and
+    T. Kanade, IJCAI 1981), and the measure is the correlation.
 
     Args:
         paths: n image files.
@@ -178,16 +178,16 @@ def compare_pixels(paths: Sequence[str], pairs: np.ndarray, progress: bool = Fal
     """
     rows, where = np.unique(pairs, return_inverse=True)
     where = where.reshape(-1, 2)
-    small, aspects = np.empty((len(rows), _SIDE, _SIDE), np.uint8), np.empty(len(rows))
+    textures, aspects = np.empty((len(rows), _SIDE, _SIDE), np.int8), np.empty(len(rows))
     chunks = [where[start : start + _CHUNK] for start in range(0, len(where), _CHUNK)]
     similarity = [np.empty(0)]
     with ThreadPoolExecutor(available_cores()) as pool:
-        reduced = pool.map(_reduced, (paths[row] for row in rows))
-        bar = tqdm(reduced, total=len(rows), desc="decoding look-alikes", unit="image", disable=not progress)
-        for k, (pixels, aspect) in enumerate(bar):
-            small[k], aspects[k] = pixels, aspect
+        looks = pool.map(_texture_of, (paths[row] for row in rows))
+        seen = tqdm(looks, total=len(rows), desc="decoding look-alikes", unit="image", disable=not progress)
+        for k, (texture, aspect) in enumerate(seen):
+            textures[k], aspects[k] = texture, aspect
         with tqdm(total=len(where), desc="comparing pixels", unit="pair", disable=not progress) as bar:
-            for values in pool.map(lambda chunk: _compare_chunk(small, aspects, chunk), chunks):
+            for values in pool.map(lambda chunk: _compare_chunk(textures, aspects, chunk), chunks):
                 similarity.append(values)
                 bar.update(len(values))
     return np.concatenate(similarity)
@@ -206,16 +206,15 @@ def merge_groups(groups: Sequence[str], pairs: pd.DataFrame) -> np.ndarray:
         n names: that of several groups is theirs in alphabetical order, joined by ``+``; of more than three, the first
         one, the number of the others and a digest of all.
     """
+    if not len(pairs):
+        return np.asarray(groups, dtype=str)
     names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     # a row without a group is a node of its own
-    nodes = np.where(names[codes] == "", len(names) + np.arange(len(codes)), codes) if len(codes) else codes
-    edges = (nodes[pairs.row_a.to_numpy()], nodes[pairs.row_b.to_numpy()])
-    size = len(names) + len(codes)
-    _, parts = connected_components(coo_matrix((np.ones(len(pairs)), edges), (size, size)), directed=False)
-    members = pd.Series(names).groupby(parts[: len(names)]).agg(list)
-    merged = np.array([_joined([name for name in members[part] if name]) for part in parts[: len(names)]], dtype=object)
-    merged[names == ""] = ""
-    return merged[codes].astype(str) if len(codes) else np.empty(0, dtype=str)
+    nodes = np.where(names[codes] == "", len(names) + np.arange(len(codes)), codes)
+    parts = _components(len(names) + len(codes), nodes[pairs.row_a], nodes[pairs.row_b])[: len(names)]
+    members = pd.Series(names).groupby(parts).agg(list)
+    merged = [_joined([member for member in members[part] if member]) for part in parts]
+    return np.array(merged, dtype=str)[codes]
 
 
 def duplicate_report(frame: pd.DataFrame, class_names: Sequence[str], pairs: pd.DataFrame) -> pd.DataFrame:
@@ -227,9 +226,9 @@ def duplicate_report(frame: pd.DataFrame, class_names: Sequence[str], pairs: pd.
         pairs: What ``find_duplicates`` returns.
 
     Returns:
-        ``pairs`` and further columns: ``label``, ``source``, ``split`` and ``group``, each with ``_a`` and ``_b`` (labels by
-        name, "" where there is none), ``conflict`` (labelled differently), ``crosses_groups`` (of two groups, so that
-        folds of groups would part them) and ``touches_test`` (one or both unlabelled).
+        ``pairs`` and further columns: ``label``, ``source``, ``split`` and ``group``, each with ``_a`` and ``_b``
+        (labels by name, "" where there is none), ``conflict`` (labelled differently), ``crosses_groups`` (of two
+        groups, so that folds of groups would part them) and ``touches_test`` (one or both unlabelled).
     """
     named = np.array(["", *class_names], dtype=object)
     columns = {
@@ -257,9 +256,11 @@ def describe(report: pd.DataFrame, images: int) -> str:
     """
     if not len(report):
         return f"  no two of {images} images are the same"
+    ends = np.unique(report[["row_a", "row_b"]], return_inverse=True)[1].reshape(-1, 2)
+    sets = _components(ends.max() + 1, ends[:, 0], ends[:, 1]).max() + 1
     sources = [" = ".join(sorted({a, b})) for a, b in zip(report.source_a, report.source_b, strict=True)]
     lines = [
-        f"  {len(report)} pairs of {images} images are the same, in {_sets(report)} sets",
+        f"  {len(report)} pairs of {images} images are the same, in {sets} sets",
         f"  byte-identical: {report.exact.sum()}  by their pixels: {(~report.exact).sum()}",
         "  by source: " + "  ".join(f"{name} {n}" for name, n in pd.Series(sources).value_counts().items()),
         f"  across groups: {report.crosses_groups.sum()} (such groups count as one, so no fold parts them)",
@@ -271,13 +272,10 @@ def describe(report: pd.DataFrame, images: int) -> str:
     return "\n".join(lines)
 
 
-def _sets(pairs: pd.DataFrame) -> int:
-    """Counts the sets of equal images."""
-    _, ends = np.unique(pairs[["row_a", "row_b"]].to_numpy(), return_inverse=True)
-    ends = ends.reshape(-1, 2)
-    size = ends.max() + 1
-    graph = coo_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), (size, size))
-    return int(connected_components(graph, directed=False)[0])
+def _components(size: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Numbers the connected components of a graph: of each of so many nodes, given the ends of its edges."""
+    graph = coo_matrix((np.ones(len(a)), (a, b)), (size, size))
+    return np.asarray(connected_components(graph, directed=False)[1])
 
 
 def _joined(names: Sequence[str]) -> str:
@@ -314,7 +312,7 @@ def _exact_pairs(frame: pd.DataFrame, hashes: np.ndarray) -> np.ndarray:
     """Pairs each byte-identical file with the one that stands for all of its kind: m x 2, that one first."""
     table = pd.DataFrame({"bytes": frame.bytes.to_numpy(), "hash": [row.tobytes() for row in hashes]})
     alike = table[table.duplicated(keep=False)].index.to_numpy()
-    paths = frame.path.to_numpy(dtype=object)
+    paths = frame.path.tolist()
     with ThreadPoolExecutor(available_cores()) as pool:
         content = list(pool.map(lambda row: hashlib.blake2b(Path(paths[row]).read_bytes()).hexdigest(), alike))
     unlabelled = frame.label.to_numpy()[alike] == UNLABELLED
@@ -344,14 +342,7 @@ def _pair_table(
     return pairs.sort_values(["row_a", "row_b"], ignore_index=True)
 
 
-def _reduced(path: str) -> tuple[np.ndarray, float]:
-    """Decodes one image to 160 x 160 grey pixels, and its aspect ratio."""
-    image = read_image(path)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), image.shape[1] / image.shape[0]
-
-
-def _compare_chunk(small: np.ndarray, aspects: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def _compare_chunk(textures: np.ndarray, aspects: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Compares some pairs, in the order of their first images."""
     values = np.zeros(len(pairs))
     fitted: tuple[int, _Template] | None = None
@@ -359,44 +350,59 @@ def _compare_chunk(small: np.ndarray, aspects: np.ndarray, pairs: np.ndarray) ->
         if abs(np.log(aspects[a] / aspects[b])) > np.log1p(_ASPECT):
             continue
         if fitted is None or fitted[0] != a:
-            fitted = int(a), _Template(_texture(small[a]))
-        values[k] = fitted[1].correlation(_texture(small[b]))
+            fitted = int(a), _Template(textures[a].astype(np.float32))
+        values[k] = fitted[1].correlation(textures[b].astype(np.float32))
     return values
 
 
-def _texture(small: np.ndarray) -> np.ndarray:
-    """Keeps structures of one to three pixels, divided by their local strength and a noise floor of one grey level."""
-    grey = small.astype(np.float32)
-    band = cv2.GaussianBlur(grey, (0, 0), 1) - cv2.GaussianBlur(grey, (0, 0), 3)
-    return band / cv2.sqrt(cv2.GaussianBlur(band * band, (0, 0), 3) + 1)
+def _texture_of(path: str) -> tuple[np.ndarray, float]:
+    """Decodes one image; returns its texture, in units of 1 / 24, and its aspect ratio.
+
+    What is kept are structures of one to three pixels, divided by their local strength and a noise floor of one
+    grey level.
+    """
+    image = read_image(path)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    band = cv2.GaussianBlur(small, (0, 0), 1) - cv2.GaussianBlur(small, (0, 0), 3)
+    texture = band * _SCALE / cv2.sqrt(cv2.GaussianBlur(band * band, (0, 0), 3) + 1)
+    return np.clip(np.rint(texture), -127, 127).astype(np.int8), image.shape[1] / image.shape[0]
 
 
 def _inner(texture: np.ndarray) -> np.ndarray:
-    """Leaves the border out."""
-    return texture[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN].ravel()
+    """Leaves the border out, and the mean."""
+    values = texture[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN].ravel()
+    return np.asarray(values - values.mean())
 
 
 class _Template:
     """A texture that others are moved onto."""
 
     def __init__(self, texture: np.ndarray) -> None:
-        across = cv2.Sobel(texture, cv2.CV_32F, 1, 0, scale=1 / 8)
-        down = cv2.Sobel(texture, cv2.CV_32F, 0, 1, scale=1 / 8)
-        self._basis = np.stack([_inner(texture), _inner(across), _inner(down), np.ones_like(_inner(texture))])
-        self._inverse = np.linalg.inv((self._basis @ self._basis.T).astype(np.float64) + 1e-3 * np.eye(4))
-        self._centred = self._basis[0] - self._basis[0].mean()
-        self._norm = float(np.linalg.norm(self._centred))
+        self._texture = texture
+        self._values = _inner(texture)
+        self._norm = float(np.linalg.norm(self._values))
+
+    @cached_property
+    def _basis(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """What a slightly moved copy is made of, the texture and its slopes, and their inverse normal matrix."""
+        slopes = [_inner(cv2.Sobel(self._texture, cv2.CV_32F, dx, 1 - dx, scale=1 / 8)) for dx in (1, 0)]
+        basis = [self._values, *slopes]
+        return basis, np.linalg.inv([[float(a @ b) for b in basis] for a in basis] + np.eye(3))
 
     def correlation(self, texture: np.ndarray) -> float:
         """Moves a texture until it fits; returns the largest correlation on the way."""
         best, shift, moved = 0.0, np.zeros(2), texture
         for step in range(_STEPS + 1):
             values = _inner(moved)
-            norm = self._norm * float(np.linalg.norm(values - values.mean()))
-            best = max(best, float(self._centred @ values) / norm) if norm > 0 else best
-            gain, *move, _ = self._inverse @ (self._basis @ values)
+            norm = self._norm * float(np.linalg.norm(values))
+            best = max(best, float(self._values @ values) / norm) if norm > 0 else best
+            if best < _HOPELESS[step]:
+                break
+            basis, inverse = self._basis
+            gain, *move = inverse @ [float(part @ values) for part in basis]
             farther = np.clip(shift - np.clip(np.array(move) / max(gain, 0.2), -1, 1), -_FURTHEST, _FURTHEST)
-            if np.abs(farther - shift).max() < 0.02 or (2 * step >= _STEPS and best < _HOPELESS):
+            if np.abs(farther - shift).max() < 0.02:
                 break
             shift = farther
             moved = cv2.warpAffine(

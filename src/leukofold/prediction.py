@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
@@ -128,7 +129,7 @@ def _load_network(config: Config, weights: Path, classes: int, device: torch.dev
     network = Classifier(untrained, config.image, classes)
     try:
         network.load_state_dict(load_file(weights))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{weights}: not the weights of its run ({first_line(error)})") from None
     return network.to(device).eval()
 

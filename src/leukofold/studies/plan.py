@@ -201,8 +201,9 @@ def plan_summary(grid: Grid, plans: Sequence[RunPlan]) -> str:
     lines += [f"  [{number}] {note}" for number, note in enumerate(notes, start=1)]
     known = [seconds for plan, fold in folds if (seconds := plan.seconds(fold)) is not None]
     unknown = len(folds) - len(known)
-    rest = f", without {unknown} fold(s) whose time is not known" if unknown else ""
-    lines.append(f"  total: at most {duration(sum(known))}{rest}")
+    rest = f"{unknown} fold(s) whose time is not known" if unknown else ""
+    total = f"at most {duration(sum(known))}" if sum(known) else "" if unknown else "nothing is left to do"
+    lines.append(f"  total: {' and '.join(part for part in (total, rest) if part)}")
     return "\n".join(lines)
 
 
@@ -257,7 +258,7 @@ def _earlier_pace(grid: Grid, run: StudyRun, root: Path) -> Pace | None:
         for path in RunFolder(other.name, root).path.glob("fold[0-9]*"):
             folder = FoldFolder(path)
             metadata, history = folder.metadata(), _history(folder)
-            if metadata and history is not None and _work(metadata["config"]) == work:
+            if metadata and history is not None and _work({**run.config.resolved(), **metadata["config"]}) == work:
                 age = folder.history.stat().st_mtime
                 found.append(((other.name == run.name, age), metadata, history, f"{other.name} {path.name}"))
     if not found:

@@ -1,5 +1,6 @@
 """Training the runs of a study, one after the other."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,9 +34,19 @@ def train_runs(plans: Sequence[RunPlan], root: Path = RUNS) -> None:
                 f"another name with --name NAME, or delete {root / plan.run.name}"
             )
     for plan in wanted:
-        # A training leaves its process group at its end, and a precision is set once: each run joins afresh
-        AcceleratorState._reset_state(reset_partial_state=True)
+        _join_afresh()
         try:
             train_folds(plan.run.config, RunFolder(plan.run.name, root), plan.open_folds, resume=True, debug=False)
         except UserError as error:
             raise UserError(f"{plan.run.name}: {error}") from None
+
+
+def _join_afresh() -> None:
+    """Lets the processes of a launcher meet once more: a training leaves its process group at its end.
+
+    The launcher's store still holds the addresses of the last meeting; those of a restart have names of their own.
+    Precision, which accelerate sets once, is forgotten too.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if "TORCHELASTIC_RESTART_COUNT" in os.environ:
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(int(os.environ["TORCHELASTIC_RESTART_COUNT"]) + 1)
