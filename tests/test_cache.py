@@ -138,15 +138,16 @@ def test_a_corrupt_image_is_named_and_leaves_no_finished_cache(frame: pd.DataFra
 def build_in_a_process(frame: pd.DataFrame, cache: Path, barrier: Any, results: Any) -> None:
     """Builds, together with another process, and tells how many images it decoded itself."""
     decoded: list[str] = []
-    cache_module.CHUNK = 2
 
     def reading(path: str) -> np.ndarray:
         decoded.append(path)
         return read_image(path)
 
-    cache_module.read_image = reading
-    barrier.wait()
-    images = open_cache(frame, plain(), "none", cache, progress=False)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cache_module, "CHUNK", 2)
+        patched.setattr(cache_module, "read_image", reading)
+        barrier.wait()
+        images = open_cache(frame, plain(), "none", cache, progress=False)
     results.put((len(decoded), int(images.pixels.astype(np.int64).sum())))
 
 
@@ -167,7 +168,7 @@ def test_of_two_processes_at_once_one_builds_and_both_read(frame: pd.DataFrame, 
 def test_a_full_disk_is_told_before_anything_is_written(
     frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 5000))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 5000))
     message = r"data.cache: 11 images at 24 pixels need 0.0 GB in .*, 0.0 GB are free; name a folder on a larger disk"
     with pytest.raises(UserError, match=message):
         open_cache(frame, plain(), "none", tmp_path / "cache", progress=False)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from leukofold.config import CONFIG_FOLDER, Config, load_config, run_name
+from leukofold.config import CONFIG_FOLDER, Config, DenoiseConfig, load_config, run_name
 from leukofold.errors import UserError
+from leukofold.images.denoising import Denoising
 
 
 def write(path: Path, **layer: Any) -> Path:
@@ -265,3 +266,7 @@ def test_where_external_files_lie_changes_no_result_but_what_is_taken_does() -> 
 def test_cutmix_and_mixup_exclude_each_other() -> None:
     with pytest.raises(UserError, match=r"--set mixing.mixup=.6: mixing: cutmix and mixup exclude each other"):
         load_config([], ["mixing.cutmix=.6", "mixing.mixup=.6"])
+
+
+def test_the_defaults_of_denoising_are_the_measured_ones() -> None:
+    assert DenoiseConfig().model_dump() == vars(Denoising())

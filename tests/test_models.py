@@ -103,7 +103,8 @@ def test_paper001_networks_have_the_papers_number_of_parameters(name: str, milli
 @pytest.fixture
 def small_dinobloom(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets dinobloom_small be a network of DINOv2's kind with a fiftieth of its size; returns its maker."""
-    arguments, create = {"embed_dim": 24, "depth": 2, "num_heads": 2}, timm.create_model
+    create = timm.create_model
+    arguments: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2}
 
     def make(**more: Any) -> Any:
         return create("vit_small_patch14_dinov2", num_classes=0, img_size=28, **arguments, **more)

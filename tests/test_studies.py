@@ -6,6 +6,7 @@ import math
 import os
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -661,3 +662,17 @@ def test_a_mistake_within_a_run_is_told_with_its_name(
     (folder / "input").symlink_to(rendered_wbcbench)
     assert run_main(monkeypatch, "small.yaml", "--set", "model.pretrained=none.pth") == 2
     assert re.match(r"error: small/resnet-group: .*none\.pth", capsys.readouterr().err.splitlines()[-1])
+
+
+def test_two_processes_stay_together_over_the_runs(folder: Path, rendered_wbcbench: Path) -> None:
+    (folder / "input").symlink_to(rendered_wbcbench)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT)]
+    settings = ["--set", "training.epochs=1", "--only", "model=vit", "--folds", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, "small.yaml", *settings], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("test_vit, 2 process(es) on cpu") == 2
+    assert done.stdout.count("saved as oof/small/table.md") == 1  # only the first process speaks
+    assert [RunFolder(f"small/vit-{split}").complete_folds() for split in ("group", "image")] == [[0], [0]]

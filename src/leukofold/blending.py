@@ -187,14 +187,15 @@ def _average(parts: Sequence[Predictions]) -> Predictions:
     """Averages logits row by row, after bringing all to the first one's order of ids."""
     first = parts[0]
     rank = np.argsort(first.image_id)
-    totals = {name: np.zeros(first.logits.shape, dtype=np.float64) for name in ("logits", "single_view")}
+    totals = np.zeros((2, *first.logits.shape), dtype=np.float64)
     for part in parts:
         order = np.argsort(part.image_id)
         if not np.array_equal(part.image_id[order], first.image_id[rank]):
             raise UserError("the runs scored different images; train them on the same input")
-        for name, total in totals.items():
-            total[rank] += getattr(part, name)[order]
-    return replace(first, **{name: (total / len(parts)).astype(np.float32) for name, total in totals.items()})
+        totals[0, rank] += part.logits[order]
+        totals[1, rank] += part.single_view[order]
+    logits, single_view = (totals / len(parts)).astype(np.float32)
+    return replace(first, logits=logits, single_view=single_view)
 
 
 def _in_order(where: Path, parts: Sequence[Predictions], image_ids: np.ndarray) -> Predictions:

@@ -78,9 +78,9 @@ class Transform(Section):
 class DenoiseConfig(Section):
     """Adaptive non-local means (papers/001), see ``leukofold.images.denoising``."""
 
-    threshold: float = Field(3.0, ge=0, description="noise below this, in grey levels, is left alone")
-    strength: float = Field(0.8, gt=0, description="filter strength h over the noise's deviation")
-    patch_size: int = Field(5, ge=1, le=15, description="side of the compared patches, pixels")
+    threshold: float = Field(1.5, ge=0, description="noise below this, in grey levels, is left alone")
+    strength: float = Field(1.6, gt=0, description="filter strength h over the noise's deviation")
+    patch_size: Literal[1, 3, 5, 7, 9] = Field(3, description="side of the compared patches, pixels")
 
 
 class ImageConfig(Section):

@@ -167,7 +167,9 @@ def experiment_summary(experiment: Experiment) -> str:
     classes = "  ".join(f"{name} {n}" for name, n in zip(experiment.table.class_names, counts, strict=True))
     expansion = [
         f"  + {source}: "
-        + "  ".join(f"{experiment.table.class_names[k]} {n}" for k, n in part.value_counts(sort=False).items())
+        + "  ".join(
+            f"{name} {int((part == k).sum())}" for k, name in enumerate(experiment.table.class_names) if k in set(part)
+        )
         for source, part in labelled[~own].groupby("source", sort=False).label
     ]
     if experiment.duplicates:

@@ -35,9 +35,9 @@ def augmentation_sheet(config: Config, seed: int = 0) -> np.ndarray:
         always = Transform.model_validate({**spec.model_dump(), "p": 1.0})
         probability = f"p = {(spec.model_extra or {}).get('p', 0.5)}"
         rows.append(_row(_short(spec.name), probability, _augmented([always], cells, seed)))
-    for name, probability in (("cutmix", config.mixing.cutmix), ("mixup", config.mixing.mixup)):
-        if probability:
-            rows.append(_row(name, f"p = {probability} per batch", _mixed(name, config.mixing, cells)))
+    for name, share in (("cutmix", config.mixing.cutmix), ("mixup", config.mixing.mixup)):
+        if share:
+            rows.append(_row(name, f"p = {share} per batch", _mixed(name, config.mixing, cells)))
     rows.append(_row("together", "but for mixing", _augmented(config.image.augment, cells, seed)))
     return np.vstack(rows)
 

@@ -16,7 +16,15 @@ from leukofold.sampling import EpochSampler, Key
 MOST_WORKERS = 16  # more only cost memory: one GPU wants no more images than these decode
 
 
-class CellDataset(Dataset[dict[str, Any]]):
+class SizedDataset(Dataset[dict[str, Any]]):
+    """A data set of known length, as all of ours are."""
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        raise NotImplementedError
+
+
+class CellDataset(SizedDataset):
     """Brings prepared images of a table, augmented in training.
 
     Args:
@@ -53,7 +61,7 @@ class CellDataset(Dataset[dict[str, Any]]):
 
 
 def make_loader(
-    dataset: Dataset[Any], workers: int | None, batch_size: int = 1, sampler: EpochSampler | None = None
+    dataset: SizedDataset, workers: int | None, batch_size: int = 1, sampler: EpochSampler | None = None
 ) -> DataLoader[Any]:
     """Makes a loader over an epoch's batches, or over all rows in order.
 

@@ -114,7 +114,8 @@ def interval(
 def _confusions(labels: np.ndarray, logits: np.ndarray, group: np.ndarray, groups: int, classes: int) -> np.ndarray:
     """Counts each group's confusion matrix; groups x K^2."""
     cell = (group * classes + labels) * classes + logits.argmax(axis=1)
-    return np.bincount(cell, minlength=groups * classes**2).reshape(groups, classes**2).astype(np.float64)
+    counts: np.ndarray = np.bincount(cell, minlength=groups * classes**2).astype(np.float64)
+    return counts.reshape(groups, classes**2)
 
 
 def _from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
@@ -125,7 +126,7 @@ def _from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
     present = given > 0
 
     def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-        return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+        return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=below > 0))
 
     f1 = ratio(2 * hits, given + predicted)
     return {

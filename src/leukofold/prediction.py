@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import Dataset
 
 from leukofold.competitions import get_competition
 from leukofold.config import Config
@@ -21,7 +20,7 @@ from leukofold.files import replacing
 from leukofold.images.preparing import Preparation
 from leukofold.images.reading import read_image, unreadable_images
 from leukofold.inference import View, score_rows, tta_views, view_logits
-from leukofold.loaders import make_loader
+from leukofold.loaders import SizedDataset, make_loader
 from leukofold.models.classifier import Classifier
 from leukofold.runs import RunFolder
 
@@ -134,7 +133,7 @@ def _load_network(config: Config, weights: Path, classes: int, device: torch.dev
     return network.to(device).eval()
 
 
-class _ManySizes(Dataset[dict[str, Any]]):
+class _ManySizes(SizedDataset):
     """Decodes each image once and prepares it for every member."""
 
     def __init__(self, paths: Sequence[str], preparations: Sequence[Preparation]) -> None:

@@ -34,7 +34,7 @@ def effective_number_weights(labels: np.ndarray, classes: int, beta: float) -> n
     present = counts > 0
     weights = np.zeros(classes)
     weights[present] = (1 - beta) / (1 - beta ** counts[present])
-    return np.multiply(weights, present.sum() / weights.sum())
+    return np.asarray(weights * (present.sum() / weights.sum()))
 
 
 class EpochSampler(Sampler[list[Key]]):

@@ -1,9 +1,11 @@
 """Training the runs of a study, one after the other."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from accelerate.state import AcceleratorState
 
 from leukofold.errors import UserError
@@ -33,20 +35,25 @@ def train_runs(plans: Sequence[RunPlan], root: Path = RUNS) -> None:
                 f"{plan.run.name}: fold {other} was trained with other settings than the study's now; give the study "
                 f"another name with --name NAME, or delete {root / plan.run.name}"
             )
-    for plan in wanted:
-        _join_afresh()
-        try:
-            train_folds(plan.run.config, RunFolder(plan.run.name, root), plan.open_folds, resume=True, debug=False)
-        except UserError as error:
-            raise UserError(f"{plan.run.name}: {error}") from None
+    with _one_process_group():
+        for plan in wanted:
+            AcceleratorState._reset_state()  # accelerate takes a precision once
+            try:
+                train_folds(plan.run.config, RunFolder(plan.run.name, root), plan.open_folds, resume=True, debug=False)
+            except UserError as error:
+                raise UserError(f"{plan.run.name}: {error}") from None
 
 
-def _join_afresh() -> None:
-    """Lets the processes of a launcher meet once more: a training leaves its process group at its end.
+@contextmanager
+def _one_process_group() -> Iterator[None]:
+    """Lets a launcher's processes stay together over several trainings, each of which would part them at its end.
 
-    The launcher's store still holds the addresses of the last meeting; those of a restart have names of their own.
-    Precision, which accelerate sets once, is forgotten too.
+    Parted, they could not meet again: the launcher's store still holds the addresses of the first meeting.
     """
-    AcceleratorState._reset_state(reset_partial_state=True)
-    if "TORCHELASTIC_RESTART_COUNT" in os.environ:
-        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(int(os.environ["TORCHELASTIC_RESTART_COUNT"]) + 1)
+    os.environ["FORK_LAUNCHED"] = "1"  # accelerate then leaves the process group to whoever started it
+    try:
+        yield
+    finally:
+        del os.environ["FORK_LAUNCHED"]
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

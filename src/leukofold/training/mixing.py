@@ -34,7 +34,7 @@ class Mixer:
                 "take a training.batch_size that leaves an even number, or switch cutmix and mixup off"
             )
         either = config.cutmix + config.mixup
-        self._mixup: Any = Mixup(
+        self._mixup: Any = Mixup(  # type: ignore[no-untyped-call]
             mixup_alpha=config.mixup_alpha if config.mixup else 0.0,
             cutmix_alpha=config.cutmix_alpha if config.cutmix else 0.0,
             prob=either,
