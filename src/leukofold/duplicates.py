@@ -33,8 +33,8 @@ segmented cells on black one pair in 7,000 comes within 44, which the pixels the
 
 SIMILARITY = 0.8
 """Least correlation of copies. Measured on the same images, as far as they pass the hash: copies that are encoded again
-(JPEG 40), resized by 0.5 to 1.5, of severity 1, or moved by up to 3 pixels reach 0.87; only in images of less than
-200 pixels do some fall to 0.74. Different cells reach 0.73, among 8,000 rendered ones on black."""
+(JPEG 40), resized by 0.5 to 1.5, of severity 1, or moved by up to 3 pixels reach 0.87; of those of
+small images (130 to 280 pixels) a few fall to 0.74. Different cells reach 0.73, among 8,000 rendered ones on black."""
 
 MOST_CANDIDATES = 2_000_000
 """Pairs that are compared by pixels at most; two cores compare some 2,000 to 4,000 a second."""
