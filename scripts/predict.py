@@ -34,12 +34,13 @@ def main() -> None:
 
     from leukofold.prediction import list_images, load_members, predict_images, write_predictions
     from leukofold.runs import RUNS
-    from leukofold.training.launch import make_inference_accelerator
+    from leukofold.training.launch import joined_processes, make_inference_accelerator
 
-    accelerator = make_inference_accelerator(arguments.precision)
-    members = load_members(arguments.run, accelerator.device, RUNS)
-    paths = list_images(arguments.images)
-    logits = predict_images(members, paths, accelerator, arguments.batch_size, None)
+    with joined_processes():
+        accelerator = make_inference_accelerator(arguments.precision)
+        members = load_members(arguments.run, accelerator.device, RUNS)
+        paths = list_images(arguments.images)
+        logits = predict_images(members, paths, accelerator, arguments.batch_size, None)
     if accelerator.is_main_process:
         write_predictions(arguments.out, paths, logits, members[0].class_names)
         networks = sum(len(member.networks) for member in members)

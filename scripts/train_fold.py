@@ -61,8 +61,10 @@ def main() -> None:
 
     from leukofold.runs import RunFolder
     from leukofold.training.fold import train_folds
+    from leukofold.training.launch import joined_processes
 
-    train_folds(config, RunFolder(name), folds, arguments.resume, arguments.debug)
+    with joined_processes():
+        train_folds(config, RunFolder(name), folds, arguments.resume, arguments.debug)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from leukofold.errors import UserError, name_some
 from leukofold.metrics import score
 from leukofold.runs import RUNS, Predictions, RunFolder, find_runs
 
+STUDIES = "studies/"  # where the runs of studies lie, below the folder of runs
+
 
 @dataclass(frozen=True)
 class LoadedRun:
@@ -82,8 +84,8 @@ def select_runs(names: Sequence[str], competition: str | None, root: Path = RUNS
     """Chooses the runs to blend.
 
     Args:
-        names: Runs by name; empty: every run found. Among those found, debug runs are left out, and
-            runs on rendered images where there are runs on real ones.
+        names: Runs by name; empty: every run found. Among those found, debug runs and runs of studies
+            are left out, and runs on rendered images where there are runs on real ones.
         competition: Keep only this competition's runs; None: all.
         root: Where runs lie.
 
@@ -102,6 +104,8 @@ def select_runs(names: Sequence[str], competition: str | None, root: Path = RUNS
     for found in find_runs(root) if not names else []:
         metadata = found.fold(found.complete_folds()[0]).metadata()
         own = metadata.get("competition")  # a run without metadata is refused by load_run
+        if found.name.startswith(STUDIES):  # their runs differ in folds and data on purpose
+            continue
         if competition in (None, own) and not metadata.get("debug"):
             chosen.setdefault(str(own), []).append(load_run(found))
     if not names:

@@ -1,5 +1,6 @@
 """Everything that is settled before the first weight is drawn: data, folds and where results go."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,19 +98,21 @@ def read_cells(config: Config, progress: bool = True) -> CellTable:
     table = get_competition(data.competition).read(data.root)
     frames = [table.frame]
     for name, source in data.external.items():
-        root = external_root(config, name)
-        _render(name, root, source.render, progress)
-        frames.append(
-            read_source(
-                name, root, table.class_names, source.classes, partial=source.partial or source.render is not None
-            )
-        )
+        _render(name, external_root(config, name), source.render, progress)
+        frames.append(read_external(config, name, table.class_names))
     return CellTable(pd.concat(frames, ignore_index=True), table.class_names)
 
 
 def external_root(config: Config, name: str) -> Path:
     """Returns the folder of an external data set's files."""
     return config.data.external[name].root or Path("input/external") / name
+
+
+def read_external(config: Config, name: str, class_names: Sequence[str]) -> pd.DataFrame:
+    """Reads the rows of one external data set; what is rendered may be of any size."""
+    source = config.data.external[name]
+    partial = source.partial or source.render is not None
+    return read_source(name, external_root(config, name), class_names, source.classes, partial)
 
 
 def open_experiment(config: Config, run: RunFolder, debug: bool = False, progress: bool = True) -> Experiment:

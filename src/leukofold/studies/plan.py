@@ -16,8 +16,7 @@ from tqdm import tqdm
 from leukofold.competitions import get_competition
 from leukofold.config import Config
 from leukofold.errors import UserError
-from leukofold.experiment import external_root
-from leukofold.external import read_source
+from leukofold.experiment import external_root, read_external
 from leukofold.inference import tta_views
 from leukofold.rendering import is_current
 from leukofold.runs import RUNS, FoldFolder, RunFolder
@@ -178,7 +177,7 @@ def count_images(config: Config) -> tuple[Images | None, str]:
             if source.render is not None and not is_current(folder, name, source.render):
                 external += source.render.images
             else:
-                external += len(read_source(name, folder, classes, source.classes, source.partial))
+                external += len(read_external(config, name, classes))
     except UserError as error:
         return None, str(error)
     return Images(own, external, test, len(classes)), ""

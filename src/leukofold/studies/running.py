@@ -1,17 +1,15 @@
 """Training the runs of a study, one after the other."""
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from accelerate.state import AcceleratorState
 
 from leukofold.errors import UserError
 from leukofold.runs import RUNS, RunFolder
 from leukofold.studies.plan import RunPlan
 from leukofold.training.fold import train_folds
+from leukofold.training.launch import joined_processes
 
 
 def train_runs(plans: Sequence[RunPlan], root: Path = RUNS) -> None:
@@ -35,25 +33,10 @@ def train_runs(plans: Sequence[RunPlan], root: Path = RUNS) -> None:
                 f"{plan.run.name}: fold {other} was trained with other settings than the study's now; give the study "
                 f"another name with --name NAME, or delete {root / plan.run.name}"
             )
-    with _one_process_group():
+    with joined_processes():
         for plan in wanted:
             AcceleratorState._reset_state()  # accelerate takes a precision once
             try:
                 train_folds(plan.run.config, RunFolder(plan.run.name, root), plan.open_folds, resume=True, debug=False)
             except UserError as error:
                 raise UserError(f"{plan.run.name}: {error}") from None
-
-
-@contextmanager
-def _one_process_group() -> Iterator[None]:
-    """Lets a launcher's processes stay together over several trainings, each of which would part them at its end.
-
-    Parted, they could not meet again: the launcher's store still holds the addresses of the first meeting.
-    """
-    os.environ["FORK_LAUNCHED"] = "1"  # accelerate then leaves the process group to whoever started it
-    try:
-        yield
-    finally:
-        del os.environ["FORK_LAUNCHED"]
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()

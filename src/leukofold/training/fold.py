@@ -31,23 +31,20 @@ def train_folds(config: Config, run: RunFolder, folds: Sequence[int], resume: bo
         UserError: The data cannot be used, or the run's folder holds something else.
     """
     accelerator = make_accelerator(config.training, run)
-    try:
-        experiment = main_first(
-            accelerator, lambda: open_experiment(config, run, debug, progress=accelerator.is_local_main_process)
+    experiment = main_first(
+        accelerator, lambda: open_experiment(config, run, debug, progress=accelerator.is_local_main_process)
+    )
+    if accelerator.is_main_process:
+        print(experiment_summary(experiment))
+        print(
+            f"  {config.model.backbone}, {accelerator.num_processes} process(es) on {accelerator.device.type}, "
+            f"precision {accelerator.mixed_precision}, results in {working_path(run.path)}"
         )
-        if accelerator.is_main_process:
-            print(experiment_summary(experiment))
-            print(
-                f"  {config.model.backbone}, {accelerator.num_processes} process(es) on {accelerator.device.type}, "
-                f"precision {accelerator.mixed_precision}, results in {working_path(run.path)}"
-            )
-        replaced = () if resume else range(config.folds.count) if debug else folds
-        for fold in folds:
-            own = make_accelerator(config.training, run)
-            train_fold(experiment, fold, own, resume, replaced)
-            own.free_memory()
-    finally:
-        accelerator.end_training()  # leaves the process group, so that no process aborts at another's end
+    replaced = () if resume else range(config.folds.count) if debug else folds
+    for fold in folds:
+        own = make_accelerator(config.training, run)
+        train_fold(experiment, fold, own, resume, replaced)
+        own.free_memory()
 
 
 def train_fold(

@@ -1,7 +1,8 @@
 """Devices, processes and precision of a training, through accelerate."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -80,6 +81,20 @@ def make_inference_accelerator(precision: str | None) -> Accelerator:
     return Accelerator(
         cpu=on_cpu, mixed_precision=precision, dataloader_config=DataLoaderConfiguration(split_batches=True)
     )
+
+
+@contextmanager
+def joined_processes() -> Iterator[None]:
+    """Parts a launcher's processes when all work is done, so that none aborts at another's end.
+
+    Not after each training: once parted they could not meet again, as the launcher's store still holds the
+    addresses of the first meeting.
+    """
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
