@@ -9,7 +9,6 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from leukofold.config import FoldsConfig
 from leukofold.errors import UserError
 
-
 IN_EVERY_TRAINING_SET = -1
 """The fold of external images that are never held out (``folds.external: train``)."""
 

@@ -170,6 +170,21 @@ def _open_partial(partial: Path, count: int, size: int, folder: Path) -> tuple[n
             f"data.cache: {count} images at {size} pixels need {needed / 1e9:.1f} GB in {working_path(folder.parent)}, "
             f"{free / 1e9:.1f} GB are free; name a folder on a larger disk, or delete old caches there"
         )
-    pixels = np.lib.format.open_memmap(names[0], mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
-    done = np.lib.format.open_memmap(names[1], mode="w+", dtype=bool, shape=(-(-count // CHUNK),))
-    return pixels, done
+    return (
+        _create(names[0], np.uint8, (count, size, size, 3)),
+        _create(names[1], np.bool_, (-(-count // CHUNK),)),  # last: where it is, both are whole
+    )
+
+
+def _create(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.memmap:
+    """Creates a memory map of zeros whose blocks are the disk's already, so that no later write can fail."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)
+        raise
+    return array
