@@ -1,5 +1,6 @@
 """Training a fold for real, on rendered cells: what it writes, repeats, resumes and refuses."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 
 from leukofold.blending import load_run
@@ -299,3 +301,17 @@ def test_impossible_settings_are_named(
     with pytest.raises(UserError, match=message):
         train_folds(make_config(rendered_wbcbench, tmp_path, **sections), run, [0], resume=False, debug=False)
     assert not run.complete_folds()
+
+
+def test_a_run_takes_no_fold_of_other_pretrained_weights(rendered_wbcbench: Path, tmp_path: Path) -> None:
+    run, path = RunFolder("weights", tmp_path / "oof"), tmp_path / "weights.safetensors"
+    config = make_config(rendered_wbcbench, tmp_path, training={"epochs": 1}, model={"pretrained": path})
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_file(timm.create_model("test_resnet").state_dict(), path)
+        if seed == 0:
+            train_folds(config, run, [0], resume=False, debug=False)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            assert run.fold(0).metadata()["pretrained_sha256"] == digest
+    with pytest.raises(UserError, match=r"trained with another pretrained_sha256; name another run"):
+        train_folds(config, run, [1], resume=False, debug=False)

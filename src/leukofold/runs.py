@@ -269,8 +269,8 @@ class RunFolder:
             other = FoldFolder(path).metadata()
             if not other or path.name in {f"fold{k}" for k in replaced}:
                 continue
-            for key in ("config_digest", "data_fingerprint", "class_names", "precision"):
-                if other[key] != metadata[key]:
+            for key in ("config_digest", "data_fingerprint", "class_names", "precision", "pretrained_sha256"):
+                if other.get(key) != metadata.get(key):
                     what = _first_difference(other["config"], metadata["config"]) if key == "config_digest" else key
                     raise UserError(
                         f"{path}: the run was trained with another {what}; name another run with --run NAME, "

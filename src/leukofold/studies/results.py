@@ -32,6 +32,7 @@ class Scored:
         group: n groups.
         logits: View -> n x K.
         folds: The complete folds.
+        split_by: What the folds keep whole.
         rendered: Whether the images are.
     """
 
@@ -40,6 +41,7 @@ class Scored:
     group: np.ndarray
     logits: dict[str, np.ndarray]
     folds: tuple[int, ...]
+    split_by: str
     rendered: bool
 
 
@@ -208,6 +210,7 @@ def _keep_own(runs: Sequence[LoadedRun]) -> Scored:
         oof.group[kept],
         {"single": oof.single_view[kept], "tta": oof.logits[kept]},
         tuple(sorted(set(runs[0].folds.tolist()))),
+        str(runs[0].metadata["split_by"]),
         bool(runs[0].metadata["rendered"]),
     )
 
@@ -301,7 +304,7 @@ def _row(grid: Grid, scored: AllScored, levels: dict[str, str], view: str, headl
         sum(len(each.folds) for each in found),
         members[0].config.folds.count * len(grid.study.seeds),
         max((len(each.image_id) for each in found), default=0),
-        members[0].config.folds.by,
+        found[0].split_by if found else members[0].config.folds.by,
         found[0].rendered if found else None,
         tuple(run.name for run in members),
     )

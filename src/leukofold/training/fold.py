@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from leukofold.config import Config
+from leukofold.config import Config, ModelConfig
 from leukofold.errors import UserError, first_line
 from leukofold.experiment import Experiment, experiment_summary, open_experiment
 from leukofold.files import working_path
 from leukofold.metrics import METRICS, score
+from leukofold.models.pretrained import sha256
 from leukofold.runs import Predictions, RunFolder
 from leukofold.training.launch import main_first, make_accelerator
 from leukofold.training.trackers import CsvTracker
@@ -68,6 +70,7 @@ def train_fold(
         "precision": accelerator.mixed_precision,
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
+        "pretrained_sha256": _weights_digest(experiment.config.model),
     }
     experiment.run.need_same(metadata, replaced)
     say = print if accelerator.is_main_process else lambda *_: None
@@ -102,6 +105,12 @@ def train_fold(
     for tracker in accelerator.trackers:
         tracker.finish()
     accelerator.wait_for_everyone()
+
+
+def _weights_digest(model: ModelConfig) -> str | None:
+    """Returns the SHA-256 of a local file of pretrained weights: its path alone does not tell what it holds."""
+    path = model.pretrained
+    return sha256(path) if isinstance(path, Path) and path.is_file() else None
 
 
 def _write_results(experiment: Experiment, trainer: Trainer, seconds: float) -> None:
