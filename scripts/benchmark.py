@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leukofold.cli import main_guard
+from leukofold.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,6 +153,8 @@ BENCHMARKS: dict[str, Callable[[int | None], None]] = {
 def main() -> None:
     """Entry point."""
     arguments = parse_arguments()
+    if arguments.images is not None and arguments.images < 30:
+        raise UserError(f"--images {arguments.images}: give at least 30")
     BENCHMARKS[arguments.what](arguments.images)
 
 

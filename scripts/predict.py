@@ -5,15 +5,17 @@
         --run studies/paper001/convnextv2-expanded-image --run studies/paper001/dinobloom-expanded-image \
         --images cells.csv --out predictions.csv
 
-Behaviours: reads oof/<run>/fold*/best.safetensors of all complete folds, every image of the folder (or
-of the column path of the CSV) once, and creates --out: path, prediction and a probability per class.
-Logits are averaged over test-time views and folds, then over runs. On GPUs it computes in bf16.
+Behaviours: reads oof/<run>/fold*/best.safetensors of all complete folds and the images of the folder (or of the
+column path of the CSV): first it checks that all are readable, then each is decoded once for all networks and views.
+Creates --out: path, prediction and a probability per class. Logits are averaged over test-time views and folds, then
+over runs. On GPUs it computes in bf16.
 """
 
 import argparse
 from pathlib import Path
 
 from leukofold.cli import main_guard
+from leukofold.errors import UserError
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -34,16 +36,23 @@ def main() -> None:
 
     from leukofold.prediction import list_images, load_members, predict_images, write_predictions
     from leukofold.runs import RUNS
-    from leukofold.training.launch import joined_processes, make_inference_accelerator
+    from leukofold.training.launch import joined_processes, main_first, make_inference_accelerator
 
+    if arguments.batch_size < 1:
+        raise UserError(f"--batch-size {arguments.batch_size}: give at least 1")
+    if arguments.out.is_dir():
+        raise UserError(f"--out {arguments.out}: is a folder; name a CSV file")
     with joined_processes():
         accelerator = make_inference_accelerator(arguments.precision)
         members = load_members(arguments.run, accelerator.device, RUNS)
-        paths = list_images(arguments.images)
+        paths = main_first(accelerator, lambda: list_images(arguments.images, check=accelerator.is_main_process))
         logits = predict_images(members, paths, accelerator, arguments.batch_size, None)
     if accelerator.is_main_process:
         write_predictions(arguments.out, paths, logits, members[0].class_names)
         networks = sum(len(member.networks) for member in members)
+        drawn = [member.name for member in members if member.rendered]
+        if drawn:
+            print(f"trained on RENDERED images, its predictions say nothing about patients: {', '.join(drawn)}")
         print(f"{len(paths)} images, {networks} networks of {len(members)} run(s): {arguments.out}")
 
 

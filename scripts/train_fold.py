@@ -20,6 +20,12 @@ def parse_arguments() -> argparse.Namespace:
         description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add_config_arguments(parser)
+    parser.add_argument(
+        "--run",
+        "--run-name",  # torchrun takes any --run before its script's own arguments for its --run-path
+        metavar="NAME",
+        help="the run's name (default: the configuration's path); under torchrun write --run-name",
+    )
     parser.add_argument("--fold", nargs="+", action="extend", metavar="K", help="one fold, several, or all (default)")
     parser.add_argument("--resume", action="store_true", help="skip complete folds, go on with an interrupted one")
     parser.add_argument("--debug", action="store_true", help="a few batches of everything, into <run>-debug")

@@ -181,3 +181,24 @@ def test_a_pickled_cache_opens_its_own_map(frame: pd.DataFrame, tmp_path: Path) 
     packed = pickle.dumps(images)
     assert len(packed) < 5000  # not the pixels
     assert np.array_equal(pickle.loads(packed).pixels, images.pixels)
+
+
+def test_a_start_that_failed_halfway_is_forgotten(
+    frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = cache_module._create
+
+    def failing(path: Path, kind: Any, shape: tuple[int, ...]) -> np.memmap:
+        if path.name == "done.npy":
+            raise OSError(28, "No space left on device", str(path))
+        return create(path, kind, shape)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache_module, "_create", failing)
+        with pytest.raises(OSError, match="No space left"):
+            open_cache(frame, plain(), "none", tmp_path / "cache", progress=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 5000))
+        with pytest.raises(UserError, match=r"data.cache: 11 images at 24 pixels need"):
+            open_cache(frame, plain(), "none", tmp_path / "cache", progress=False)
+    assert open_cache(frame, plain(), "none", tmp_path / "cache", progress=False).pixels.any()

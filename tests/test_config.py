@@ -247,11 +247,13 @@ def test_the_configuration_cannot_be_changed_by_accident() -> None:
         setattr(Config().training, "epochs", 3)  # noqa: B010
 
 
-def test_external_sets_are_sections_under_names_and_null_drops_one(tmp_path: Path) -> None:
+def test_external_sets_are_sections_under_names_and_false_drops_one(tmp_path: Path) -> None:
     write(tmp_path / "both.yaml", data={"external": {"acevedo": {"classes": ["BA"]}, "cellwiki": {}}})
-    child = write(tmp_path / "one.yaml", extends="both.yaml", data={"external": {"cellwiki": None}})
+    child = write(tmp_path / "one.yaml", extends="both.yaml", data={"external": {"cellwiki": False}})
     assert list(load_config([child]).data.external) == ["acevedo"]
     assert load_config([child]).data.external["acevedo"].classes == ("BA",)
+    bare = write(tmp_path / "bare.yaml", data={"external": {"acevedo": None}})  # acevedo: and nothing after it
+    assert load_config([bare]).data.external["acevedo"].classes is None
     with pytest.raises(UserError, match=r"unknown key 'data.external.acevedo.clases'; did you mean 'classes'\?"):
         load_config([child], ["data.external.acevedo.clases=[BA]"])
 

@@ -1,5 +1,6 @@
 """A configuration meets its data: external rows, duplicates in one fold, what is scored and what is told."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -217,3 +218,27 @@ def test_external_sets_that_are_not_what_was_asked_for_are_named(
     config = make_config(roots, tmp_path, [], data={"root": roots["wbcbench"], "external": sections})
     with pytest.raises(UserError, match=said):
         read_cells(config, progress=False)
+
+
+def test_an_external_copy_of_a_competition_image_moves_no_fold(roots: dict[str, Path], tmp_path: Path) -> None:
+    copied = tmp_path / "acevedo" / "basophil"
+    copied.mkdir(parents=True)
+    alone = opened(roots, tmp_path, [])
+    own = alone.labelled[alone.labelled.split == "phase2_train"].iloc[5]
+    shutil.copy(own.path, copied / "BA_1.jpg")
+    shutil.copy(next((roots["acevedo"]).rglob("BA_*.jpg")), copied / "BA_2.jpg")
+    expanded = opened({**roots, "acevedo": tmp_path / "acevedo"}, tmp_path, ["acevedo"])
+    assert expanded.duplicates == alone.duplicates + 1
+    assert expanded.folds[: len(alone.folds)].tolist() == alone.folds.tolist()
+    assert expanded.labelled.group[: len(alone.folds)].tolist() == alone.labelled.group.tolist()
+    twin = expanded.labelled.image_id.tolist().index("acevedo/basophil/BA_1.jpg")
+    assert expanded.folds[twin] == alone.folds[alone.labelled.image_id.tolist().index(own.image_id)]
+
+
+def test_debug_keeps_some_of_everything(roots: dict[str, Path], tmp_path: Path) -> None:
+    for external in ("split", "train"):
+        config = make_config(roots, tmp_path, ["acevedo"], folds={"external": external})
+        experiment = open_experiment(config, RunFolder("debug", tmp_path / "oof"), debug=True, progress=False)
+        counts = experiment.labelled.groupby("is_external").size()
+        assert counts[False] == 64
+        assert counts[True] > 20

@@ -166,7 +166,7 @@ def test_saved_folds_of_other_images_another_number_or_leaking_ones_are_refused(
 
 def expanded(frame: pd.DataFrame, labels: list[int], units: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
     """Adds external rows, each a group of its own, and gives the units of all rows; an external row may share one."""
-    external = rows(labels, [f"x{i}" for i in range(len(labels))]).assign(is_external=True)
+    external = rows(np.array(labels, dtype=np.int64), [f"x{i}" for i in range(len(labels))]).assign(is_external=True)
     external["image_id"] = [f"x/{i}.jpg" for i in range(len(labels))]
     together = pd.concat([frame, external], ignore_index=True)
     together["group"] = [*frame.group, *units]
@@ -221,3 +221,12 @@ def test_an_external_row_without_a_fold_is_refused_where_external_images_are_spl
         check_folds(together, folds, FoldsConfig(count=2))
     with pytest.raises(UserError, match=r"fold 1 is empty"):  # external images alone make no fold
         check_folds(together, np.array([0, 0, 0, 0, 1]), FoldsConfig(count=2))
+
+
+def test_copies_count_once_where_classes_are_spread() -> None:
+    together, _ = expanded(rows([0] * 30, range(30)), [1, 1, 1], ["x0"] * 3)
+    folds = assign_units(together, together.group.to_numpy(), FoldsConfig(count=3))
+    assert len(set(folds[30:].tolist())) == 1
+    frame = rows([0] * 6, range(6))
+    with pytest.raises(UserError, match="no class has 3 images"):
+        assign_units(frame.assign(label=[0, 0, 1, 1, 2, 2]), np.array(list("aabbcd")), FoldsConfig(count=3, by="image"))

@@ -58,6 +58,13 @@ def test_any_turn_agrees_with_opencv(degrees: float) -> None:
     assert np.abs(ours.permute(1, 2, 0).numpy() - expected)[disc].max() < 1.5
 
 
+def test_turns_are_exact_in_reduced_precision_too() -> None:
+    images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = rotate(images, 90, "reflect", "bilinear")
+    assert torch.allclose(reduced, torch.rot90(images, 1, dims=(2, 3)).float(), atol=0.05)
+
+
 def test_corners_are_mirrored_or_black() -> None:
     white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
     assert rotate(white, 45, "black", "bilinear")[0, :, 0, 0].tolist() == [0, 0, 0]

@@ -103,8 +103,10 @@ def test_intervals_are_those_of_resampled_patients_scored_one_by_one(metric: str
     times = np.concatenate([generator.multinomial(len(names), even, k) for k in (100, 50)])
     values = []
     for draw in times:
-        rows = np.concatenate([np.repeat(np.flatnonzero(groups == g), k) for g, k in zip(names, draw, strict=True)])
-        values.append(score(labels[rows.astype(int)], logits[rows.astype(int)])[metric])
+        parts = [np.repeat(np.flatnonzero(groups == g), k) for g, k in zip(names, draw, strict=True)]
+        rows = np.concatenate(parts).astype(int)
+        assert len(set(labels[rows])) == 3  # every class is in every draw
+        values.append(score(labels[rows], logits[rows])[metric])
     assert found.value == pytest.approx(score(labels, logits)[metric])
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
 
@@ -128,3 +130,11 @@ def test_intervals_over_few_patients_are_wider_than_over_images() -> None:
     by_patient = interval("accuracy", labels, logits, groups)
     by_image = interval("accuracy", labels, logits, np.arange(400))
     assert by_patient.high - by_patient.low > 3 * (by_image.high - by_image.low)
+
+
+def test_a_rare_class_that_a_draw_leaves_out_does_not_count_against_it() -> None:
+    labels, groups = np.array([0] * 40 + [1] * 40 + [2] * 2), np.repeat(np.arange(41), 2)
+    perfect = interval("macro_f1", labels, one_hot(labels.tolist(), 3), groups)
+    assert (perfect.value, perfect.low, perfect.high) == (1, 1, 1)  # the third class is one patient of 41
+    absent = interval("macro_f1", labels, one_hot(labels.tolist(), 4), groups)
+    assert absent.value == absent.high == pytest.approx(3 / 4)  # a class without any image still counts as 0

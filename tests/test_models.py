@@ -92,7 +92,7 @@ def test_an_unknown_backbone_is_named_with_near_ones() -> None:
     ("name", "millions"), [("swinv2_tiny", 28.1), ("convnextv2_tiny", 28.4), ("dinobloom_small", 22.0)]
 )
 def test_paper001_networks_have_the_papers_number_of_parameters(name: str, millions: float) -> None:
-    # papers/001 says 28.1 M, 28.4 M and 23 M; at 224 pixels DinoBloom-S itself has 21.6 M
+    # Srivastava et al. 2026 says 28.1 M, 28.4 M and 23 M; at 224 pixels DinoBloom-S itself has 21.6 M
     path = CONFIG_FOLDER / "wbcbench" / "paper001" / f"{name}.yaml"
     config = load_config([path], ["model.pretrained=false"])
     with torch.device("meta"):  # shapes only

@@ -87,6 +87,12 @@ def test_the_command_line_writes_a_row_per_listed_image(trained: Trained, comman
     (commands.cwd / "list.csv").write_text("path,note\n" + "".join(f"{path},x\n" for path in listed))
     said = commands.succeed("predict.py", "--run", "small", "--images", "list.csv", "--out", "out/p.csv")
     assert "2 images, 2 networks of 1 run(s): out/p.csv" in said
+    assert "trained on RENDERED images, its predictions say nothing about patients: small" in said
+    for options, message in (
+        (["--out", "cells"], "error: --out cells: is a folder; name a CSV file"),
+        (["--batch-size", "0"], "error: --batch-size 0: give at least 1"),
+    ):
+        assert commands.refused("predict.py", "--run", "small", "--images", "list.csv", *options) == message
     table = pd.read_csv(commands.cwd / "out" / "p.csv")
     classes = get_competition("wbcbench").class_names
     assert table.columns.tolist() == ["path", "prediction", *(f"p_{name}" for name in classes)]
@@ -116,7 +122,7 @@ def test_sub_folders_are_searched_and_other_files_passed_over(trained: Trained, 
         ("empty folder", r"--images .*: no image files \(.jpg "),
         ("no column", r"list.csv: no column 'path', only file"),
         ("absent", r"list.csv: 1 of 2 images are not there: .*gone.jpg"),
-        ("twice", r"list.csv: here.jpg is listed twice"),
+        ("twice", r"list.csv: 1 images are listed more than once: .*here.jpg"),
         ("corrupt", r"--images .*: 1 of 1 are unreadable: .*here.jpg: not an image"),
     ],
 )
@@ -126,7 +132,7 @@ def test_what_cannot_be_predicted_is_named(tmp_path: Path, made: str, said: str)
     contents = {
         "no column": "file\nhere.jpg\n",
         "absent": "path\nhere.jpg\ngone.jpg\n",
-        "twice": "path\nhere.jpg\nhere.jpg\n",
+        "twice": "path\nhere.jpg\n./here.jpg\n",
         "corrupt": "path\nhere.jpg\n",
     }
     if made in contents:
@@ -147,6 +153,12 @@ def test_runs_that_are_not_there_damaged_or_of_other_classes_are_refused(trained
     metadata.write_text(text.replace('"competition": "wbcbench"', '"competition": "cnmc"', 1))
     with pytest.raises(UserError, match=r"--run large: different competition from small; such runs cannot be averaged"):
         load_members(["small", "large"], device, runs)
+    metadata.write_text(text.replace('"training": {', '"training": {"unheard_of": 1,', 1))
+    with pytest.raises(UserError, match=r"large: of another version of this project"):
+        load_members(["large"], device, runs)
+    metadata.unlink()
+    with pytest.raises(UserError, match=r"metadata.json: no such file; train that fold again"):
+        load_members(["large"], device, runs)
     metadata.write_text(text)
     weights = runs / "large" / "fold1" / "best.safetensors"
     os.truncate(weights, 1000)

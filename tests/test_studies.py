@@ -22,11 +22,15 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from leukofold.config import CONFIG_FOLDER, Config
 from leukofold.errors import UserError
+from leukofold.experiment import read_cells
+from leukofold.files import write_json
 from leukofold.metrics import interval
+from leukofold.rendering import RenderSpec, render
 from leukofold.runs import Predictions, RunFolder
 from leukofold.studies.grid import RESULT_COLUMNS, Grid, StudyRun, load_study
 from leukofold.studies.plan import Images, count_images, duration, make_plan, plan_summary
 from leukofold.studies.results import collect_results
+from leukofold.studies.running import train_runs
 from leukofold.studies.table import to_csv, to_markdown, write_tables
 from leukofold.training.trainer import Trainer
 
@@ -155,6 +159,7 @@ def begin(run: StudyRun, fold: int, epochs: int, seconds: float = 10.0, rate: fl
     target = RunFolder(run.name).fold(fold)
     frame = pd.DataFrame({"image_id": ["1.jpg"], "group": ["g"], "fold": [fold]})
     RunFolder(run.name).begin_fold(fold, metadata(run.config), frame)
+    RunFolder(run.name).folds_csv.unlink()  # it would be of other images than the input
     target.write_history(
         [{"epoch": epoch + 1, "images_per_second": rate, "seconds": seconds} for epoch in range(epochs)]
     )
@@ -168,10 +173,10 @@ def begin(run: StudyRun, fold: int, epochs: int, seconds: float = 10.0, rate: fl
 def test_runs_are_the_product_of_the_levels_in_order(folder: Path) -> None:
     grid = study(folder)
     assert [run.name for run in grid.runs] == [
-        "small/resnet-group",
-        "small/resnet-image",
-        "small/vit-group",
-        "small/vit-image",
+        "studies/small/resnet-group",
+        "studies/small/resnet-image",
+        "studies/small/vit-group",
+        "studies/small/vit-image",
     ]
     assert grid.runs[3].levels == {"model": "vit", "split": "image"}
     assert [tuple(levels.values()) for levels in grid.combinations()] == [
@@ -183,7 +188,7 @@ def test_runs_are_the_product_of_the_levels_in_order(folder: Path) -> None:
         ("ensemble", "image"),
     ]
     members = grid.members({"model": "ensemble", "split": "image"}, 0)
-    assert [run.name for run in members] == ["small/resnet-image", "small/vit-image"]
+    assert [run.name for run in members] == ["studies/small/resnet-image", "studies/small/vit-image"]
 
 
 def test_layers_win_in_the_documented_order(folder: Path) -> None:
@@ -206,7 +211,10 @@ def test_layers_win_in_the_documented_order(folder: Path) -> None:
 def test_seeds_multiply_runs_and_stand_in_their_names(folder: Path) -> None:
     grid = study(folder, new="seeds: [0, 3]\n", name="elsewhere")
     assert len(grid.runs) == 8
-    assert [run.name for run in grid.runs[:2]] == ["elsewhere/resnet-group-seed0", "elsewhere/resnet-group-seed3"]
+    assert [run.name for run in grid.runs[:2]] == [
+        "studies/elsewhere/resnet-group-seed0",
+        "studies/elsewhere/resnet-group-seed3",
+    ]
     assert [run.config.training.seed for run in grid.runs[:2]] == [0, 3]
 
 
@@ -229,8 +237,16 @@ def test_every_combination_is_a_run_of_its_own(
 MISTAKES = {
     "study key": ("ensemble:", "ensembel:", "small.yaml: unknown key 'ensembel'; did you mean 'ensemble'?"),
     "level key": ("{config: vit", "{confg: vit", "axes.model.vit: unknown key 'confg'; did you mean 'config'?"),
-    "config key": ("{folds.by: group}", "{folds.bye: group}", "small/resnet-group: --set folds.bye=group: unknown key"),
-    "config value": ("folds.by: group", "folds.by: smear", "small/resnet-group: --set folds.by=smear: folds.by: Input"),
+    "config key": (
+        "{folds.by: group}",
+        "{folds.bye: group}",
+        "small/resnet-group: --set folds.bye=group: unknown key",
+    ),
+    "config value": (
+        "folds.by: group",
+        "folds.by: smear",
+        "small/resnet-group: --set folds.by=smear: folds.by: Input",
+    ),
     "missing file": ("vit.yaml", "wit.yaml", "wit.yaml: no such configuration file"),
     "level name": ("    vit:", "    ViT-B:", "axes.model: 'ViT-B' is no name; take lower-case letters, digits and _"),
     "axis name": ("  split:\n", "  views:\n", "axes.views: the table has a column of that name"),
@@ -263,7 +279,7 @@ def test_a_mistake_in_the_study_is_named(folder: Path, old: str, new: str, messa
 def test_only_chooses_runs_and_names_what_is_unknown(folder: Path) -> None:
     grid = study(folder)
     names = [run.name for run in grid.select(["model=vit", "split=image", "split=group"])]
-    assert names == ["small/vit-group", "small/vit-image"]
+    assert names == ["studies/small/vit-group", "studies/small/vit-image"]
     assert len(grid.select([])) == 4
     for word, message in (
         ("modle=vit", "--only modle=vit: axis 'modle' is unknown; did you mean 'model'?"),
@@ -312,10 +328,12 @@ def test_a_plan_tells_done_from_interrupted_from_open(folder: Path) -> None:
     assert [fold.fold for fold in make_plan(grid, [vit], [1])[0].folds] == [1]
     text = plan_summary(grid, plans)
     assert "small: 4 run(s), 8 fold(s), 1 done" in text
-    assert "small/resnet-group  fold 0: done; fold 1: interrupted after epoch 1 of 2, at most 10 s a fold" in text
+    assert (
+        "studies/small/resnet-group  fold 0: done; fold 1: interrupted after epoch 1 of 2, at most 10 s a fold" in text
+    )
     assert text.count("input missing: input: the input folder does not exist") == 1
     assert vit_image.name in text
-    with pytest.raises(UserError, match=r"--folds 2: small/resnet-group has folds 0 to 1"):
+    with pytest.raises(UserError, match=r"--folds 2: studies/small/resnet-group has folds 0 to 1"):
         make_plan(grid, grid.runs, [2])
 
 
@@ -329,7 +347,7 @@ def test_times_come_from_the_same_run_then_from_one_of_the_same_work(folder: Pat
     assert plans[0].seconds(plans[0].folds[0]) == pytest.approx(1 * 12 + at_the_end)
     assert plans[1].seconds(plans[1].folds[0]) == pytest.approx(2 * 12 + at_the_end)
     assert plans[1].pace is not None
-    assert plans[1].pace.source == "times as in small/resnet-group fold0 (1 process(es) on cpu)"
+    assert plans[1].pace.source == "times as in studies/small/resnet-group fold0 (1 process(es) on cpu)"
     assert plans[2].pace is None  # another network
     begin(grid.runs[1], 1, epochs=2, seconds=30.0)
     history = RunFolder(grid.runs[0].name).fold(0).history
@@ -504,7 +522,7 @@ def test_clean_results_carry_no_warning(folder: Path) -> None:
     grid = study(folder, "title: A small study\nnote: Made by hand.\n", "")
     make_run(grid.runs[0])
     text = to_markdown(collect_results(grid, progress=False))
-    assert text.startswith("# small\n\n| model ")
+    assert text.startswith("# studies/small\n\n| model ")
     assert "RENDERED" not in text
     assert "Image-level" not in text
 
@@ -514,9 +532,12 @@ def test_csv_is_long_and_complete(folder: Path) -> None:
     made = [make_run(run, rendered=True) for run in grid.runs[:3]]
     results = collect_results(grid, progress=False)
     files = write_tables(results)
-    assert files == (Path("oof/small/table.md"), Path("oof/small/table.csv"))
+    assert files == (Path("oof/studies/small/table.md"), Path("oof/studies/small/table.csv"))
     assert files[0].read_text(encoding="utf-8") == to_markdown(results)
-    assert sorted(path.name for path in Path("oof/small").iterdir() if path.is_file()) == ["table.csv", "table.md"]
+    assert sorted(path.name for path in Path("oof/studies/small").iterdir() if path.is_file()) == [
+        "table.csv",
+        "table.md",
+    ]
     table = pd.read_csv(io.StringIO(to_csv(results)), dtype={"folds": str})
     assert list(table.columns) == ["model", "split", *RESULT_COLUMNS]
     assert len(table) == 6 * 2 * 2
@@ -529,13 +550,16 @@ def test_csv_is_long_and_complete(folder: Path) -> None:
         27,
         "group",
         "yes",
-        "small/vit-group",
+        "studies/small/vit-group",
     )
     assert math.isnan(entry(table, "vit", "group", "single", "balanced_accuracy").low)
     absent = entry(table, "vit", "image", "tta", "balanced_accuracy")
     assert math.isnan(absent.value)
     assert (absent.published, absent.folds) == (0.8, "0/2")
-    assert entry(table, "ensemble", "group", "tta", "macro_f1").runs == "small/resnet-group small/vit-group"
+    assert (
+        entry(table, "ensemble", "group", "tta", "macro_f1").runs
+        == "studies/small/resnet-group studies/small/vit-group"
+    )
     assert entry(table, "ensemble", "image", "tta", "macro_f1").folds == "0/2"
 
 
@@ -546,11 +570,13 @@ def test_runs_that_do_not_belong_are_remarked_on(folder: Path) -> None:
     make_run(grid.runs[2], images=34)
     (RunFolder(grid.runs[1].name).fold(0).path / "oof.npz").write_bytes(b"broken")
     results = collect_results(grid, progress=False)
-    assert results.remarks[0] == "small/resnet-group: trained with other settings than the study's now"
-    assert "small/resnet-image/fold0/oof.npz: not a file of predictions" in results.remarks[1]
-    assert results.remarks[2].startswith("no ensemble: small/vit-group and small/resnet-group: different split")
+    assert results.remarks[0] == "studies/small/resnet-group: trained with other settings than the study's now"
+    assert "studies/small/resnet-image/fold0/oof.npz: not a file of predictions" in results.remarks[1]
+    assert results.remarks[2].startswith(
+        "no ensemble: studies/small/vit-group and studies/small/resnet-group: different split"
+    )
     assert [row.folds for row in results.rows[:6]] == [2, 0, 2, 0, 0, 0]
-    assert "\n- small/resnet-group: trained with other settings" in to_markdown(results)
+    assert "\n- studies/small/resnet-group: trained with other settings" in to_markdown(results)
 
 
 # --- the command line -------------------------------------------------------------------------------------------
@@ -564,7 +590,7 @@ def test_a_dry_run_leaves_nothing_behind(
     assert run_main(monkeypatch, "small.yaml", "--dry-run", "--only", "model=resnet", "--folds", "1") == 0
     out = capsys.readouterr().out
     assert "small: 2 run(s), 2 fold(s), 0 done" in out
-    assert re.search(r"small/resnet-image  fold 1: to do, at most \d+ (s|min) a fold \[1\]", out)
+    assert re.search(r"studies/small/resnet-image  fold 1: to do, at most \d+ (s|min) a fold \[1\]", out)
     assert re.search(r"total: at most \d+ (s|min)$", out.strip())
     (folder / "input").unlink()
     assert run_main(monkeypatch, "small.yaml", "--dry-run") == 0  # a plan, not a fault
@@ -576,9 +602,9 @@ def test_a_dry_run_leaves_nothing_behind(
 
 CALLS: dict[str, tuple[list[str], str]] = {
     "no study": (["none.yaml"], "none.yaml: no such configuration file"),
-    "no input": (["small.yaml"], "small/resnet-group: input: the input folder does not exist"),
+    "no input": (["small.yaml"], "studies/small/resnet-group: input: the input folder does not exist"),
     "unknown level": (["small.yaml", "--only", "split=smear"], "--only split=smear: level of split 'smear' is unknown"),
-    "no such fold": (["small.yaml", "--folds", "5"], "--folds 5: small/resnet-group has folds 0 to 1"),
+    "no such fold": (["small.yaml", "--folds", "5"], "--folds 5: studies/small/resnet-group has folds 0 to 1"),
     "bad setting": (["small.yaml", "--set", "image.sise=64"], "--set image.sise=64: unknown key 'image.sise'; did you"),
     "bad name": (["small.yaml", "--name", "../out"], "a run's name is a path below oof/"),
     "loose word": (["small.yaml", "--set", "model.backbone=test_vit", "training.epochs=1"], "unrecognized arguments"),
@@ -609,8 +635,8 @@ def test_a_fold_of_other_settings_is_refused_before_anything_is_trained(
     monkeypatch.setattr("leukofold.studies.running.train_folds", lambda *_, **__: pytest.fail("trained"))
     assert run_main(monkeypatch, "small.yaml") == 2
     assert capsys.readouterr().err == (
-        "error: small/vit-image: fold 1 was trained with other settings than the study's now; give the study another "
-        "name with --name NAME, or delete oof/small/vit-image\n"
+        "error: studies/small/vit-image: fold 1 was trained with other settings than the study's now; give the study "
+        "another name with --name NAME, or delete oof/studies/small/vit-image\n"
     )
 
 
@@ -640,13 +666,13 @@ def test_a_study_trains_what_is_open_and_nothing_twice(
     assert run_main(monkeypatch, *resnet, "--folds", "0") == 0
     assert "| 1/2 partial |" in capsys.readouterr().out
     assert run_main(monkeypatch, *resnet) == 0
-    assert sorted(calls) == [(f"small/resnet-{split}", fold) for split in ("group", "image") for fold in (0, 1)]
+    assert sorted(calls) == [(f"studies/small/resnet-{split}", fold) for split in ("group", "image") for fold in (0, 1)]
     out = capsys.readouterr().out
-    assert "small/resnet-group  fold 0: done; fold 1: to do" in out
+    assert "studies/small/resnet-group  fold 0: done; fold 1: to do" in out
     assert "RENDERED images: these numbers say nothing about patients" in out
-    table = pd.read_csv("oof/small/table.csv").set_index(["model", "split", "views", "metric"])
+    table = pd.read_csv("oof/studies/small/table.csv").set_index(["model", "split", "views", "metric"])
     row = entry(table, "resnet", "group", "tta", "macro_f1")
-    oof = [RunFolder("small/resnet-group").fold(k).predictions("oof") for k in (0, 1)]
+    oof = [RunFolder("studies/small/resnet-group").fold(k).predictions("oof") for k in (0, 1)]
     label, logits = (np.concatenate([getattr(part, name) for part in oof]) for name in ("label", "logits"))
     expected = f1_score(label, logits.argmax(1), labels=range(13), average="macro", zero_division=0)
     assert row.value == pytest.approx(expected)
@@ -666,7 +692,7 @@ def test_a_mistake_within_a_run_is_told_with_its_name(
 ) -> None:
     (folder / "input").symlink_to(rendered_wbcbench)
     assert run_main(monkeypatch, "small.yaml", "--set", "model.pretrained=none.pth") == 2
-    assert re.match(r"error: small/resnet-group: .*none\.pth", capsys.readouterr().err.splitlines()[-1])
+    assert re.match(r"error: studies/small/resnet-group: .*none\.pth", capsys.readouterr().err.splitlines()[-1])
 
 
 def test_two_processes_stay_together_over_the_runs(folder: Path, rendered_wbcbench: Path) -> None:
@@ -679,5 +705,25 @@ def test_two_processes_stay_together_over_the_runs(folder: Path, rendered_wbcben
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("test_vit, 2 process(es) on cpu") == 2
-    assert done.stdout.count("saved as oof/small/table.md") == 1  # only the first process speaks
-    assert [RunFolder(f"small/vit-{split}").complete_folds() for split in ("group", "image")] == [[0], [0]]
+    assert done.stdout.count("saved as oof/studies/small/table.md") == 1  # only the first process speaks
+    assert [RunFolder(f"studies/small/vit-{split}").complete_folds() for split in ("group", "image")] == [[0], [0]]
+
+
+def test_folds_of_other_images_are_told_and_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = folder / "few", folder / "many"
+    for root, images in ((small, 60), (large, 61)):
+        render("wbcbench", root, RenderSpec(images=images, test_images=4, patients=9), workers=1, progress=False)
+    overrides = ["training.epochs=1", "data.render=null"]
+    grid = study(folder, overrides=[*overrides, f"data.root={small}"])
+    run = grid.runs[0]
+    labelled = read_cells(run.config, progress=False).labelled
+    metadata = {"config_digest": run.config.digest(), "config": run.config.resolved()}
+    RunFolder(run.name).begin_fold(0, metadata, labelled.assign(fold=0))
+    write_json(RunFolder(run.name).fold(0).path / "metrics.json", {})
+    assert make_plan(grid, [run])[0].folds[0].state == "done"
+    other = study(folder, overrides=[*overrides, f"data.root={large}"])
+    plans = make_plan(other, [other.runs[0]])
+    assert plans[0].folds[0].state == "of other images"
+    monkeypatch.setattr("leukofold.studies.running.train_folds", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(UserError, match=r"fold 0 was trained with other images than the study's now; give the study"):
+        train_runs(plans)

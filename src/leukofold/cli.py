@@ -42,10 +42,12 @@ def main_guard(main: Callable[[], None]) -> Callable[[], None]:
         except UserError as error:
             _end(str(error), 2)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM):
-                raise
             where = f": {error.filename}" if error.filename else ""
-            _end(f"{error.strerror}{where}; free some space or check the folder's rights, then run again", 2)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM):
+                _end(f"{error.strerror}{where}; free some space or check the folder's rights, then run again", 2)
+            if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+                _end(f"{error.strerror}{where}; name another file or folder", 2)
+            raise
         except KeyboardInterrupt:
             _end("interrupted", 130)
 
@@ -68,7 +70,7 @@ def _end(message: str, code: int) -> None:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--config``, ``--set`` and ``--run``, which together name a run and its settings."""
+    """Adds ``--config`` and ``--set``, which together give a run's settings."""
     parser.add_argument(
         "--config",
         type=Path,
@@ -83,10 +85,4 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="overrides one key by its dotted name, such as training.epochs=3",
-    )
-    parser.add_argument(
-        "--run",
-        "--run-name",  # torchrun takes any --run before its script's own arguments for its --run-path
-        metavar="NAME",
-        help="the run's name (default: the configuration's path); under torchrun write --run-name",
     )

@@ -35,7 +35,7 @@ class ExternalConfig(Section):
     classes: tuple[str, ...] | None = Field(
         None, description="classes to take, by the data set's own names; null: all that the competition has"
     )
-    partial: bool = Field(False, description="take a subset on purpose: fewer images than published are no fault")
+    partial: bool = Field(False, description="take what is there: counts need not be the published ones")
     render: RenderSpec | None = Field(None, description="draw the images into root instead of reading a download")
 
 
@@ -47,8 +47,8 @@ class DataConfig(Section):
     render: RenderSpec | None = Field(None, description="draw the images into root instead of reading a download")
     external: Annotated[
         dict[str, ExternalConfig],
-        BeforeValidator(lambda given: _without_nulls(given)),  # so that a delta can drop what it extends
-    ] = Field({}, description="data sets to train on besides, by their module in leukofold.external; null drops one")
+        BeforeValidator(lambda given: _without_false(given)),  # so that a delta can drop what it extends
+    ] = Field({}, description="data sets to train on besides, by their module in leukofold.external; false drops one")
     cache: Path = Field(Path("cache"), description="folder for what can be recomputed from the input")
     workers: int | None = Field(
         None, ge=0, le=256, description="loader processes per process; null: one per core, 16 at most"
@@ -64,7 +64,8 @@ class FoldsConfig(Section):
     external: Literal["split", "train"] = Field(
         "split",
         description="split: external images have folds too, so each is scored by networks that have not seen it, apart "
-        "from the competition's; train: they are in every fold's training set and never scored",
+        "from the competition's; train: they are in every fold's training set and never scored, but for copies of "
+        "the competition's images, which share their fold",
     )
 
 
@@ -76,7 +77,11 @@ class Transform(Section):
 
 
 class DenoiseConfig(Section):
-    """Adaptive non-local means (papers/001), see ``leukofold.images.denoising``."""
+    """Adaptive non-local means, see ``leukofold.images.denoising``.
+
+    Srivastava et al. 2026 give the noise estimate and the search distance; threshold, strength and patch size are
+    chosen here.
+    """
 
     threshold: float = Field(1.5, ge=0, description="noise below this, in grey levels, is left alone")
     strength: float = Field(1.6, gt=0, description="filter strength h over the noise's deviation")
@@ -86,7 +91,7 @@ class DenoiseConfig(Section):
 class ImageConfig(Section):
     """From a decoded image to the network's input."""
 
-    denoise: DenoiseConfig | None = Field(None, description="denoise, once, into the image cache; {}: as papers/001")
+    denoise: DenoiseConfig | None = Field(None, description="denoise, once, into the image cache; {}: the defaults")
 
     crop: int | None = Field(None, ge=16, description="side of the centre square kept first, pixels; null: all")
     size: int = Field(224, ge=16, le=2048, description="side of the network's input, pixels")
@@ -185,6 +190,13 @@ class TrainingConfig(Section):
     seed: int = Field(0, ge=0, description="seed of weights, sampling, augmentation and dropout")
     trackers: tuple[Literal["tensorboard"], ...] = Field((), description="trackers beside history.csv")
 
+    @model_validator(mode="after")
+    def _whole_parts(self) -> "TrainingConfig":
+        """Refuses a batch that cannot be computed in so many parts."""
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} cannot be divided into accumulate: {self.accumulate} parts")
+        return self
+
 
 class InferenceConfig(Section):
     """How validation and test images are scored."""
@@ -263,6 +275,8 @@ def _relevant(resolved: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _without_nulls(given: Any) -> Any:
-    """Drops a mapping's keys without value."""
-    return {key: value for key, value in given.items() if value is not None} if isinstance(given, Mapping) else given
+def _without_false(given: Any) -> Any:
+    """Drops a mapping's keys whose value is false; a key without value stands for the defaults."""
+    if not isinstance(given, Mapping):
+        return given
+    return {key: {} if value is None else value for key, value in given.items() if value is not False}

@@ -193,14 +193,17 @@ def compare_pixels(paths: Sequence[str], pairs: np.ndarray, progress: bool = Fal
     return np.concatenate(similarity)
 
 
-def merge_groups(groups: Sequence[str], pairs: pd.DataFrame) -> np.ndarray:
+def merge_groups(groups: Sequence[str], pairs: pd.DataFrame, is_external: np.ndarray) -> np.ndarray:
     """Makes one group of those that share an image.
 
-    Two groups whose images equal the same test image are merged too: they show the same cell.
+    Two groups whose images equal the same test image are merged too: they show the same cell. External images take
+    the names of the competition's groups and never change them, so that they do not move the competition's folds,
+    which depend on the names' order.
 
     Args:
         groups: n names; "" (test images) stands for no group and stays.
         pairs: What ``find_duplicates`` returns.
+        is_external: n booleans.
 
     Returns:
         n names: that of several groups is theirs in alphabetical order, joined by ``+``; of more than three, the first
@@ -212,7 +215,8 @@ def merge_groups(groups: Sequence[str], pairs: pd.DataFrame) -> np.ndarray:
     # a row without a group is a node of its own
     nodes = np.where(names[codes] == "", len(names) + np.arange(len(codes)), codes)
     parts = _components(len(names) + len(codes), nodes[pairs.row_a], nodes[pairs.row_b])[: len(names)]
-    members = pd.Series(names).groupby(parts).agg(list)
+    own = set(np.asarray(groups, dtype=object)[~is_external])
+    members = pd.Series(names).groupby(parts).agg(lambda group: [name for name in group if name in own] or list(group))
     merged = [_joined([member for member in members[part] if member]) for part in parts]
     return np.array(merged, dtype=str)[codes]
 
@@ -227,8 +231,9 @@ def duplicate_report(frame: pd.DataFrame, class_names: Sequence[str], pairs: pd.
 
     Returns:
         ``pairs`` and further columns: ``label``, ``source``, ``split`` and ``group``, each with ``_a`` and ``_b``
-        (labels by name, "" where there is none), ``conflict`` (labelled differently), ``crosses_groups`` (of two
-        groups, so that folds of groups would part them) and ``touches_test`` (one or both unlabelled).
+        (labels by name, "" where there is none), ``set`` (number of the set of equal images, all pairs of which need
+        not be listed), ``crosses_groups`` (of two groups, so that folds of groups would part them) and, of the whole
+        set, ``conflict`` (labelled differently) and ``touches_test`` (some labelled, some not).
     """
     named = np.array(["", *class_names], dtype=object)
     columns = {
@@ -237,10 +242,15 @@ def duplicate_report(frame: pd.DataFrame, class_names: Sequence[str], pairs: pd.
     }
     rows = {"a": pairs.row_a.to_numpy(), "b": pairs.row_b.to_numpy()}
     report = pairs.assign(**{f"{name}_{side}": columns[name][rows[side]] for name in columns for side in "ab"})
+    sets = _components(len(frame), rows["a"], rows["b"])[rows["a"]]
+    labels = pd.DataFrame({"set": np.tile(sets, 2), "label": pd.concat([report.label_a, report.label_b])})
+    given = labels[labels.label != ""].groupby("set").label.nunique()
+    unlabelled = labels[labels.label == ""].set.unique()
     return report.assign(
-        conflict=(report.label_a != report.label_b) & (report.label_a != "") & (report.label_b != ""),
+        set=pd.factorize(sets)[0],
+        conflict=np.isin(sets, given[given > 1].index),
         crosses_groups=(report.group_a != report.group_b) & (report.group_a != "") & (report.group_b != ""),
-        touches_test=(report.label_a == "") | (report.label_b == ""),
+        touches_test=np.isin(sets, unlabelled),
     )
 
 
@@ -248,7 +258,7 @@ def describe(report: pd.DataFrame, images: int) -> str:
     """Writes what ``duplicate_report`` found for people: counts, then the conflicts by name.
 
     Args:
-        report: What ``duplicate_report`` returns.
+        report: What ``duplicate_report`` returns, whole.
         images: Number of images that were compared.
 
     Returns:
@@ -256,20 +266,25 @@ def describe(report: pd.DataFrame, images: int) -> str:
     """
     if not len(report):
         return f"  no two of {images} images are the same"
-    ends = np.unique(report[["row_a", "row_b"]], return_inverse=True)[1].reshape(-1, 2)
-    sets = _components(ends.max() + 1, ends[:, 0], ends[:, 1]).max() + 1
     sources = [" = ".join(sorted({a, b})) for a, b in zip(report.source_a, report.source_b, strict=True)]
     lines = [
-        f"  {len(report)} pairs of {images} images are the same, in {sets} sets",
+        f"  {len(report)} pairs of {images} images are the same, in {report.set.nunique()} sets",
         f"  byte-identical: {report.exact.sum()}  by their pixels: {(~report.exact).sum()}",
         "  by source: " + "  ".join(f"{name} {n}" for name, n in pd.Series(sources).value_counts().items()),
         f"  across groups: {report.crosses_groups.sum()} (such groups count as one, so no fold parts them)",
-        f"  with a test image: {report.touches_test.sum()}",
+        f"  with a test image: {report.set[report.touches_test].nunique()} sets",
     ]
-    conflicts = report[report.conflict]
-    named = [f"{r.image_id_a} ({r.label_a}) = {r.image_id_b} ({r.label_b})" for r in conflicts.itertuples()]
-    lines.append(f"  labelled differently: {len(conflicts)}" + (f": {name_some(named, 5)}" if named else ""))
+    named = [_named(part) for _, part in report[report.conflict].groupby("set", sort=False)]
+    lines.append(f"  labelled differently: {len(named)} sets" + (f": {name_some(named, 5)}" if named else ""))
     return "\n".join(lines)
+
+
+def _named(pairs: pd.DataFrame) -> str:
+    """Names the images of one set and their labels."""
+    members: dict[str, str] = {}
+    for side in "ab":
+        members |= dict(zip(pairs[f"image_id_{side}"], pairs[f"label_{side}"], strict=True))
+    return " = ".join(f"{image_id} ({label or 'test'})" for image_id, label in members.items())
 
 
 def _components(size: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from leukofold.provenance import git_commit, library_versions
 from leukofold.rendering import RenderSpec, is_current, render, rendered_info
 from leukofold.runs import RunFolder
 
-DEBUG_IMAGES = 32  # per fold and of the test set
+DEBUG_IMAGES = 32  # of the competition and of external data, per fold, and of the test set
 
 
 @dataclass(frozen=True)
@@ -136,24 +136,33 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     table = read_cells(config, progress)
     hashes = survey_images(table.frame, data.cache, progress)
     pairs = find_duplicates(table.frame, hashes, data.cache, progress)
-    grouped = table.frame.assign(group=merge_groups(table.frame.group.tolist(), pairs))
-    units = merge_groups(table.frame.image_id.tolist(), pairs) if config.folds.by == "image" else grouped.group
+    external = table.frame.is_external.to_numpy()
+    grouped = table.frame.assign(group=merge_groups(table.frame.group.tolist(), pairs, external))
+    units = grouped.group.to_numpy()
+    if config.folds.by == "image":
+        units = merge_groups(table.frame.image_id.tolist(), pairs, external)
     table = CellTable(grouped, table.class_names)
     labelled, test = table.labelled, table.test
     # A split made by other settings is not taken up: either all its folds are replaced, or need_same refuses
     if run.folds_csv.exists() and run.split_settings() == config.folds.model_dump(mode="json") and not debug:
         folds = take_up_folds(run.split(), labelled, config.folds)
     else:
-        folds = assign_folds(labelled, np.asarray(units)[table.is_labelled], config.folds)
+        folds = assign_folds(labelled, units[table.is_labelled], config.folds)
     if debug:
-        kept = np.sort(np.concatenate([np.flatnonzero(folds == k)[:DEBUG_IMAGES] for k in range(config.folds.count)]))
+        place = pd.DataFrame({"fold": folds, "external": labelled.is_external})
+        kept = place.groupby(["fold", "external"]).head(DEBUG_IMAGES).index.to_numpy()
         labelled, folds, test = labelled.iloc[kept].reset_index(drop=True), folds[kept], test.head(DEBUG_IMAGES)
         epochs = min(2, config.training.epochs)
         config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
     images = open_cache(pd.concat([labelled, test]), preparation, competition.name, data.cache, progress)
-    roots = [data.root, *(external_root(config, name) for name in data.external)]
-    rendered = any(rendered_info(root) is not None for root in roots)
+    rendered = _any_rendered(table.frame.path)
     return Experiment(config, run, competition, table, labelled, folds, test, images, len(pairs), rendered, debug)
+
+
+def _any_rendered(paths: pd.Series) -> bool:
+    """Tells whether an image lies anywhere below a rendered folder."""
+    folders = {Path(path).parent for path in paths}
+    return any(rendered_info(above) is not None for above in {above for f in folders for above in (f, *f.parents)})
 
 
 def _render(name: str, root: Path, spec: RenderSpec | None, progress: bool) -> None:

@@ -48,7 +48,7 @@ def _split(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig) -> np.nda
     count = len(np.unique(units))
     if count < config.count:
         raise UserError(f"folds.count: {config.count} folds need as many {config.by}s, the input has {count}")
-    if rows.label.value_counts().max() < config.count:
+    if _most_of_a_class(rows, units if config.by == "image" else rows.index.to_numpy()) < config.count:
         raise UserError(f"folds.count: no class has {config.count} images to spread over the folds; lower folds.count")
     if config.by == "image":
         return _split_units(rows, units, config)
@@ -78,10 +78,15 @@ def _split_units(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig) -> 
     return folds[unit_of_row]
 
 
+def _most_of_a_class(rows: pd.DataFrame, units: np.ndarray) -> int:
+    """Returns how many units the most common class has, counted by each unit's first image."""
+    _, first = np.unique(units, return_index=True)
+    return int(np.bincount(rows.label.to_numpy()[first]).max())
+
+
 def _split_external(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig) -> np.ndarray:
     """Splits external images; a handful of a class that is no use to stratify goes to folds in turn."""
-    common = rows.label.value_counts()
-    if not len(rows) or common.max() < config.count:
+    if not len(rows) or _most_of_a_class(rows, units) < config.count:
         return np.asarray(np.unique(units, return_inverse=True)[1] % config.count)
     return _split_units(rows, units, config)
 

@@ -63,9 +63,10 @@ def rotate(images: torch.Tensor, degrees: float, border: str, interpolation: str
     """
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     matrix = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]], device=images.device)
-    grid = F.affine_grid(matrix.expand(len(images), 2, 3), list(images.shape), align_corners=False)
     padding = {"reflect": "reflection", "black": "zeros"}[border]
-    return F.grid_sample(images.float(), grid, mode=interpolation, padding_mode=padding, align_corners=False)
+    with torch.autocast(images.device.type, enabled=False):  # in bf16 the coordinates would be off by a pixel
+        grid = F.affine_grid(matrix.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+        return F.grid_sample(images.float(), grid, mode=interpolation, padding_mode=padding, align_corners=False)
 
 
 @torch.inference_mode()

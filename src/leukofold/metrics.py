@@ -82,7 +82,8 @@ def interval(
     """Estimates how much a score, or the difference of two, owes to the choice of patients.
 
     Percentile bootstrap over groups (Efron 1979): images of one patient are not independent, so patients
-    are drawn with replacement, each with all its images.
+    are drawn with replacement, each with all its images. A class whose patients a draw leaves out drops out of that
+    draw's macro averages; counted as 0 it would pull the interval of rare classes down.
 
     Args:
         metric: A key of ``METRICS``.
@@ -100,13 +101,16 @@ def interval(
     names, group = np.unique(groups, return_inverse=True)
     classes = logits.shape[1]
     tables = [_confusions(labels, each, group, len(names), classes) for each in (logits, reference) if each is not None]
+    known = np.bincount(labels, minlength=classes) > 0
     rng = np.random.default_rng(seed)
     values: list[np.ndarray] = []
     for start in range(0, draws, DRAWS_AT_ONCE):
         times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), min(DRAWS_AT_ONCE, draws - start))
-        scored = [_from_confusion((times @ table).reshape(-1, classes, classes))[metric] for table in tables]
+        scored = [_from_confusion((times @ table).reshape(-1, classes, classes), known)[metric] for table in tables]
         values.append(scored[0] - scored[1] if reference is not None else scored[0])
-    whole = [float(_from_confusion(table.sum(axis=0).reshape(1, classes, classes))[metric][0]) for table in tables]
+    whole = [
+        float(_from_confusion(table.sum(axis=0).reshape(1, classes, classes), known)[metric][0]) for table in tables
+    ]
     low, high = np.quantile(np.concatenate(values), [(1 - level) / 2, (1 + level) / 2])
     return Interval(whole[0] - whole[1] if reference is not None else whole[0], float(low), float(high))
 
@@ -118,22 +122,26 @@ def _confusions(labels: np.ndarray, logits: np.ndarray, group: np.ndarray, group
     return counts.reshape(groups, classes**2)
 
 
-def _from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Computes every metric of ``METRICS`` from m x K x K confusion matrices; m values each."""
+def _from_confusion(confusion: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+    """Computes every metric of ``METRICS`` from m x K x K confusion matrices; m values each.
+
+    Macro averages leave out the classes that have images (``known``), but none in this draw.
+    """
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     given, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
     total = confusion.sum(axis=(1, 2))[:, None]
     present = given > 0
+    counted = present | ~known
 
     def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
         return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=below > 0))
 
     f1 = ratio(2 * hits, given + predicted)
     return {
-        "macro_f1": f1.mean(axis=1),
+        "macro_f1": f1.mean(axis=1, where=counted),
         "weighted_f1": (f1 * given).sum(axis=1) / total[:, 0],
         "accuracy": hits.sum(axis=1) / total[:, 0],
         "balanced_accuracy": ratio(hits, given).sum(axis=1) / present.sum(axis=1),
-        "macro_precision": ratio(hits, predicted).mean(axis=1),
-        "macro_specificity": 1 - ratio(predicted - hits, total - given).mean(axis=1),
+        "macro_precision": ratio(hits, predicted).mean(axis=1, where=counted),
+        "macro_specificity": 1 - ratio(predicted - hits, total - given).mean(axis=1, where=counted),
     }

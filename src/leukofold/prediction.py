@@ -1,5 +1,6 @@
 """Predicting any images with the networks of finished runs: one decode for all networks and views."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -37,6 +39,7 @@ class Member:
         class_names: K names.
         networks: One per complete fold, in evaluation mode.
         views: Its test-time augmentation.
+        rendered: Whether it was trained on rendered images.
     """
 
     name: str
@@ -44,14 +47,16 @@ class Member:
     class_names: Sequence[str]
     networks: Sequence[nn.Module]
     views: Sequence[View]
+    rendered: bool
 
 
-def list_images(source: Path) -> list[str]:
+def list_images(source: Path, check: bool = True) -> list[str]:
     """Finds the images to predict.
 
     Args:
         source: A folder, searched with all its sub-folders; or a CSV with a column ``path``, relative
             to the CSV's own folder.
+        check: Whether to decode every image first, so that unreadable ones are told before anything is computed.
 
     Returns:
         Paths, sorted (folder) or in the order of the CSV.
@@ -60,14 +65,16 @@ def list_images(source: Path) -> list[str]:
         UserError: There are none, a listed one is not there, or some are unreadable.
     """
     if source.is_dir():
-        paths = sorted(path.as_posix() for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+        paths = sorted(
+            path.as_posix() for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
     elif source.suffix.lower() == ".csv" and source.is_file():
         paths = _listed(source)
     else:
         raise UserError(f"--images {source}: neither a folder nor a CSV file that is there")
     if not paths:
         raise UserError(f"--images {source}: no image files ({' '.join(SUFFIXES)})")
-    faults = unreadable_images(paths)
+    faults = unreadable_images(paths) if check else []
     if faults:
         raise UserError(f"--images {source}: {len(faults)} of {len(paths)} are unreadable: {name_some(faults, 5)}")
     return paths
@@ -81,10 +88,12 @@ def _listed(source: Path) -> list[str]:
         raise UserError(f"{source}: not a readable CSV: {error}") from None
     if "path" not in table.columns:
         raise UserError(f"{source}: no column 'path', only {', '.join(table.columns)}")
-    twice = table.path[table.path.duplicated()]
-    if len(twice):
-        raise UserError(f"{source}: {twice.iloc[0]} is listed twice ({len(twice)} rows in all); keep one of each")
     paths = [(source.parent / path).as_posix() for path in table.path]
+    twice = [path for path, times in Counter(paths).items() if times > 1]
+    if twice:
+        raise UserError(
+            f"{source}: {len(twice)} images are listed more than once: {name_some(twice)}; keep one of each"
+        )
     absent = [path for path in paths if not Path(path).is_file()]
     if absent:
         raise UserError(f"{source}: {len(absent)} of {len(paths)} images are not there: {name_some(absent)}")
@@ -112,13 +121,22 @@ def load_members(names: Sequence[str], device: torch.device, root: Path) -> list
         if not folds:
             raise UserError(f"{run.path}: no run with a complete fold; train it with scripts/train_fold.py")
         metadata = run.fold(folds[0]).metadata()
+        if not metadata:
+            raise UserError(f"{run.fold(folds[0]).path / 'metadata.json'}: no such file; train that fold again")
         first = first or metadata
         for key in ("competition", "class_names"):
             if metadata[key] != first[key]:
                 raise UserError(f"--run {name}: different {key} from {first['run']}; such runs cannot be averaged")
-        config = Config.model_validate(metadata["config"])
+        try:
+            config = Config.model_validate(metadata["config"])
+        except ValidationError as error:
+            raise UserError(
+                f"{run.path}: of another version of this project ({first_line(error)}); train it again"
+            ) from None
         networks = [_load_network(config, run.fold(k).weights, len(metadata["class_names"]), device) for k in folds]
-        members.append(Member(name, config, metadata["class_names"], networks, tta_views(config.inference)))
+        members.append(
+            Member(name, config, metadata["class_names"], networks, tta_views(config.inference), metadata["rendered"])
+        )
     return members
 
 

@@ -18,7 +18,7 @@ def effective_number_weights(labels: np.ndarray, classes: int, beta: float) -> n
     """Weighs classes against their imbalance.
 
     The effective number of n images is E_n = (1 - beta^n) / (1 - beta); a class weighs 1 / E_n
-    (Cui et al. 2019, eq. 2; papers/001 with beta = .9999). For beta = 0 all present classes weigh the
+    (Cui et al. 2019, eq. 2; Srivastava et al. 2026 with beta = .9999). For beta = 0 all present classes weigh the
     same; towards 1, a class weighs 1 / n.
 
     Args:

@@ -23,7 +23,9 @@ def blend_summary(blend: Blend, submission: Path | None) -> str:
     folds = sorted(set(blend.folds.tolist()))
     competition = get_competition(metadata["competition"])
     width = 2 + max(len("blend, mean of logits"), *(len(run.name) for run in blend.runs))
-    lines = [f"{competition.title}: {len(blend.runs)} run(s), {len(blend.oof.image_id)} images scored out of fold"]
+    lines = [
+        f"{competition.title}: {len(blend.runs)} run(s), {(~blend.oof.is_external).sum()} images scored out of fold"
+    ]
     if metadata["rendered"]:
         lines.append("  RENDERED images, drawn by this project: these scores say nothing about patients")
     if metadata["split_by"] == "image":

@@ -27,6 +27,7 @@ class ExternalSource(ABC):
     title: str
     labels: ClassVar[Mapping[str, str | None]]  # its own class -> the competitions'; None: no class of theirs
     published_counts: ClassVar[Mapping[str, int]]  # its own class -> images, where that is known
+    published_total: int | None = None  # images of all its classes, where the counts of some are not known
     marker: str | None = None  # its own top folder: where one of that name is found, all else is passed over
     licence: str
     by_hand: str  # how to get it
@@ -88,6 +89,11 @@ class ExternalSource(ABC):
         counts = Counter(found["class"])
         if not partial:
             self._need_published(root, {label: counts[label] for label in taken})
+            if self.published_total is not None and len(found) != self.published_total:
+                raise UserError(
+                    f"{root}: {len(found)} images, {self.title} has {self.published_total}; finish the download or "
+                    f"keep one copy, or take what is there with data.external.{self.name}.partial: true"
+                )
         found = found[found["class"].isin(taken)]
         if found.empty:
             raise UserError(

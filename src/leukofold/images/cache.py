@@ -163,9 +163,11 @@ def _open_partial(partial: Path, count: int, size: int, folder: Path) -> tuple[n
     if all(path.exists() for path in names):
         pixels, done = (np.lib.format.open_memmap(path, mode="r+") for path in names)
         return pixels, done
+    for path in names:  # of a start that failed between the two
+        path.unlink(missing_ok=True)
     needed, free = count * size * size * 3, shutil.disk_usage(partial).free
     if needed > free:
-        partial.rmdir()
+        shutil.rmtree(partial)
         raise UserError(
             f"data.cache: {count} images at {size} pixels need {needed / 1e9:.1f} GB in {working_path(folder.parent)}, "
             f"{free / 1e9:.1f} GB are free; name a folder on a larger disk, or delete old caches there"

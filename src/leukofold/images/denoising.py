@@ -3,7 +3,7 @@
 Two implementations of the same formulas: OpenCV for single images, torch for batches on any device.
 
 Sources: Donoho and Johnstone 1994 (noise from wavelet details); Buades, Coll and Morel 2005 and 2011 (non-local means,
-and its correction for the known variance). papers/001, section 2.1, joins them and lets the search distance
+and its correction for the known variance). Srivastava et al. 2026, section 2.1, joins them and lets the search distance
 be the square root of the noise.
 """
 
@@ -62,7 +62,7 @@ class Denoising:
 
 
 def search_distance(sigma: float) -> int:
-    """Returns how far similar patches are looked for: round(sqrt(sigma)) pixels, at least 1 (papers/001)."""
+    """Returns how far similar patches are looked for: round(sqrt(sigma)), at least 1 (Srivastava et al. 2026)."""
     return max(1, round(math.sqrt(sigma)))
 
 

@@ -10,7 +10,7 @@ def build_head(config: ModelConfig, features: int, classes: int) -> nn.Module:
 
     Args:
         config: ``linear`` is Dropout-Linear; ``mlp`` is blocks of Linear-ReLU-Dropout and a Linear
-            (papers/001: four blocks, dropout .1).
+            (Srivastava et al. 2026: four blocks, dropout .1).
         features: Width of the backbone's pooled features.
         classes: K.
 

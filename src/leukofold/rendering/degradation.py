@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-import json
+import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ from leukofold.external.base import IMAGE_SUFFIXES
 from leukofold.files import beside, write_json
 from leukofold.images.reading import read_image
 from leukofold.processes import available_cores
-from leukofold.rendering import texture
+from leukofold.rendering import rendered_info, texture
 
 MAX_SEVERITY = 4
 
@@ -108,7 +108,7 @@ def degrade_folder(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = beside(target, "degrading")
     try:
-        shutil.copytree(source, temporary, ignore=lambda _, names: [name for name in names if _is_image(name)])
+        shutil.copytree(source, temporary, ignore=_images_among, ignore_dangling_symlinks=True)
         severities = _degrade_all(source, temporary, images, seed, mix, progress)
         _say_so(temporary, severities, seed, mix)
         if target.exists():
@@ -144,10 +144,14 @@ def _say_so(folder: Path, severities: dict[str, int], seed: int, mix: NDArray[np
     """Writes the list of severities, and into the stamp of a rendered folder that it is no more as it was drawn."""
     with (folder / LIST).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("path", "severity"), *severities.items()])
-    stamp = folder / "rendered.json"
-    if stamp.is_file():
-        drawn = json.loads(stamp.read_text(encoding="utf-8"))
-        write_json(stamp, {**drawn, "degraded": {"seed": seed, "shares": mix.tolist()}})
+    drawn = rendered_info(folder)
+    if drawn is not None:
+        write_json(folder / "rendered.json", {**drawn, "degraded": {"seed": seed, "shares": mix.tolist()}})
+
+
+def _images_among(_: str, names: list[str]) -> list[str]:
+    """Returns the images among a folder's files, which are not copied as they are."""
+    return [name for name in names if _is_image(name)]
 
 
 def _is_image(name: str) -> bool:
@@ -160,7 +164,8 @@ def _images_below(source: Path) -> dict[str, str]:
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
     images: dict[str, str] = {}
-    for path in sorted(source.rglob("*")):
+    files = (Path(folder) / name for folder, _, names in os.walk(source, followlinks=True) for name in names)
+    for path in sorted(files):
         if _is_image(path.name) and path.is_file():
             relative = path.relative_to(source)
             copy = relative if path.suffix.lower() in (".jpg", ".jpeg") else relative.with_suffix(".jpg")

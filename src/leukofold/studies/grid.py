@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from leukofold.blending import STUDIES
 from leukofold.config import Config, load_config, run_name
 from leukofold.errors import UserError
 from leukofold.layers import Section, load_layers
@@ -76,6 +77,13 @@ class Study(Section):
     published: tuple[dict[str, Any], ...] = Field(
         (), description="rows of a publication: a level for each axis, views, and values of metrics"
     )
+
+    @model_validator(mode="after")
+    def _levels_are_names(self) -> "Study":
+        """Makes names of the levels in published rows, where YAML reads a number."""
+        for row in self.published:
+            row.update({axis: str(row[axis]) for axis in self.axes if axis in row})
+        return self
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,7 @@ def load_study(
 
     Args:
         path: The study's YAML file.
-        name: The study's name; None: the file's path below ``configs/``.
+        name: The study's name; None: the file's path below ``configs/``. It gets ``studies/`` in front.
         configs: Configurations laid over every run's files.
         overrides: ``dotted.key=value`` strings laid over everything.
 
@@ -174,6 +182,7 @@ def load_study(
     _check_names(study, path)
     _check_results(study, path)
     name = name or run_name([path])
+    name = name if name.startswith(STUDIES) else f"{STUDIES}{name}"  # where blending does not look by itself
     runs: list[StudyRun] = []
     for chosen in itertools.product(*study.axes.values()):
         levels = dict(zip(study.axes, chosen, strict=True))
@@ -240,6 +249,13 @@ def _check_results(study: Study, path: Path) -> None:
         values = getattr(study, key)
         if len(set(values)) < len(values):
             raise UserError(f"{path}: {key}: a value stands twice; keep one of each")
+    settings = {"set": study.set}
+    settings |= {
+        f"axes.{axis}.{n}.set": level.set for axis, levels in study.axes.items() for n, level in levels.items()
+    }
+    for where, values in settings.items():
+        if "training.seed" in values:
+            raise UserError(f"{path}: {where}: training.seed is not set here; name the seeds under seeds:")
     seen: list[dict[str, Any]] = []
     for number, row in enumerate(study.published, start=1):
         where = f"{path}: published row {number}:"

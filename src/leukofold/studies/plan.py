@@ -6,7 +6,7 @@ are timed by what earlier trainings noted, or else by a few steps of the network
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from leukofold.studies.probe import seconds_per_image
 FORWARD_SHARE = 1 / 3
 """Time of scoring an image over that of training on it: a backward pass costs about two forward passes."""
 
-State = Literal["done", "interrupted", "to do", "of other settings"]
+State = Literal["done", "interrupted", "to do", "of other settings", "of other images"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,14 @@ class Images:
         external: Images of external data sets.
         test: Images to predict.
         classes: K.
+        ids: Ids of all labelled images; empty where they are still to be rendered.
     """
 
     own: int
     external: int
     test: int
     classes: int
+    ids: frozenset[str] = field(default=frozenset(), compare=False)
 
     def per_fold(self, config: Config) -> tuple[float, float, float]:
         """Returns the images of a fold that are trained on, scored after each epoch, and scored at the end."""
@@ -146,10 +148,12 @@ def make_plan(
         if unknown:
             raise UserError(f"--folds {unknown[0]}: {run.name} has folds 0 to {count - 1}; give some of them")
         folder = RunFolder(run.name, root)
-        states = tuple(_fold_plan(folder.fold(k), k, run.config) for k in folds or range(count))
         key = run.config.data.model_dump_json()
         if key not in counted:
             counted[key] = count_images(run.config)
+        images = counted[key][0]
+        same = not folder.folds_csv.exists() or images is None or set(folder.split().image_id) == images.ids
+        states = tuple(_fold_plan(folder.fold(k), k, run.config, same) for k in folds or range(count))
         plans.append(RunPlan(run, states, *counted[key], _earlier_pace(grid, run, root)))
     return _with_probes(plans) if probe else plans
 
@@ -163,7 +167,7 @@ def count_images(config: Config) -> tuple[Images | None, str]:
     Returns:
         Their numbers, and "" - or None, and what is missing.
     """
-    data, external = config.data, 0
+    data, external, ids = config.data, 0, set[str]()
     try:
         competition = get_competition(data.competition)
         classes = competition.class_names
@@ -172,15 +176,18 @@ def count_images(config: Config) -> tuple[Images | None, str]:
         else:
             table = competition.read(data.root)
             own, test = len(table.labelled), len(table.test)
+            ids.update(table.labelled.image_id)
         for name, source in data.external.items():
             folder = external_root(config, name)
             if source.render is not None and not is_current(folder, name, source.render):
                 external += source.render.images
             else:
-                external += len(read_external(config, name, classes))
+                rows = read_external(config, name, classes)
+                external += len(rows)
+                ids.update(rows.image_id)
     except UserError as error:
         return None, str(error)
-    return Images(own, external, test, len(classes)), ""
+    return Images(own, external, test, len(classes), frozenset(ids)), ""
 
 
 def plan_summary(grid: Grid, plans: Sequence[RunPlan]) -> str:
@@ -226,11 +233,13 @@ def _states(plan: RunPlan) -> str:
     return "; ".join(f"fold {' '.join(folds)}: {text}" for text, folds in together.items())
 
 
-def _fold_plan(folder: FoldFolder, fold: int, config: Config) -> FoldPlan:
+def _fold_plan(folder: FoldFolder, fold: int, config: Config, same_images: bool) -> FoldPlan:
     """Tells how far a fold is."""
     metadata = folder.metadata()
     if metadata and metadata["config_digest"] != config.digest():
         return FoldPlan(fold, "of other settings")
+    if metadata and not same_images:
+        return FoldPlan(fold, "of other images")
     if folder.complete:
         return FoldPlan(fold, "done")
     history = _history(folder)

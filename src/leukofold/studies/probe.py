@@ -33,7 +33,7 @@ def seconds_per_image(config: Config, classes: int) -> tuple[float, str]:
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = accelerator or torch.device("cpu")
-    batch = config.training.batch_size // config.training.accumulate
+    batch = max(2, config.training.batch_size // config.training.accumulate)  # batch statistics need two
     if device.type == "cpu":
         torch.set_num_threads(cores_per_process())
         batch = min(batch, IMAGES_ON_CPU)

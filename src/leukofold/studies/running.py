@@ -27,11 +27,11 @@ def train_runs(plans: Sequence[RunPlan], root: Path = RUNS) -> None:
     for plan in wanted:
         if plan.missing:
             raise UserError(f"{plan.run.name}: {plan.missing}; leave such runs out with --only")
-        other = next((fold.fold for fold in plan.folds if fold.state == "of other settings"), None)
+        other = next((fold for fold in plan.folds if fold.state.startswith("of other")), None)
         if other is not None:
             raise UserError(
-                f"{plan.run.name}: fold {other} was trained with other settings than the study's now; give the study "
-                f"another name with --name NAME, or delete {root / plan.run.name}"
+                f"{plan.run.name}: fold {other.fold} was trained with {other.state.removeprefix('of ')} than the "
+                f"study's now; give the study another name with --name NAME, or delete {root / plan.run.name}"
             )
     with joined_processes():
         for plan in wanted:

@@ -107,7 +107,9 @@ def _legend(results: Results) -> str:
     if len(study.seeds) > 1:
         lines.append(f"Mean ± standard deviation over {len(study.seeds)} seeds.")
     else:
-        lines.append(f"{METRICS[study.metrics[0]]} with its 95 % interval (bootstrap over patients).")
+        lines.append(
+            f"{METRICS[study.metrics[0]]} with its 95 % interval (bootstrap over patients, or over images without)."
+        )
     if study.ensemble:
         lines.append(f"Ensemble: mean of the logits over {study.ensemble}.")
     if study.published:

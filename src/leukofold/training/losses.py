@@ -12,7 +12,7 @@ from leukofold.sampling import effective_number_weights
 class FocalLoss(nn.Module):
     """Alpha-balanced multi-class focal loss: mean over images of -alpha sum_k w_k t_k (1 - p_k)^gamma log p_k.
 
-    Source: Lin et al. 2017, eq. 5, with softmax probabilities p and (soft) targets t; papers/001
+    Source: Lin et al. 2017, eq. 5, with softmax probabilities p and (soft) targets t; Srivastava et al. 2026
     takes alpha = .25, gamma = 2 and no class weights (w = 1). With gamma = 0 and alpha = 1 it is the
     cross entropy; with w_k = 1 / E_k the class-balanced focal loss (Cui et al. 2019, eq. 13).
 

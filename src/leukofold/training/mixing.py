@@ -15,7 +15,7 @@ class Mixer:
 
     CutMix (Yun et al. 2019) pastes a box of another image, its area drawn from Beta(alpha, alpha);
     MixUp (Zhang et al. 2018) adds two images in shares drawn from Beta(alpha, alpha). Targets are mixed
-    in the same shares. papers/001 takes each with probability .15 per batch.
+    in the same shares. Srivastava et al. 2026 takes each with probability .15 per batch.
 
     Args:
         config: Probabilities and parameters.
