@@ -13,29 +13,14 @@ import argparse
 import os
 from pathlib import Path
 
-from leukofold.cli import main_guard
+from leukofold.cli import add_config_arguments, main_guard
 
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="the study, such as configs/studies/demo.yaml")
-    parser.add_argument(
-        "--config",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="YAML",
-        help="configuration laid over every run's files; what a level sets, and --set, win over it",
-    )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="overrides one key of every run by its dotted name, such as training.epochs=3",
-    )
+    add_config_arguments(parser, "configuration laid over every run's files; what a level sets, and --set, win over it")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -61,7 +46,7 @@ def main() -> None:
 
     from leukofold.studies.grid import load_study
 
-    grid = load_study(arguments.study, arguments.name, arguments.config, arguments.overrides)
+    grid = load_study(arguments.study, arguments.name, arguments.config or (), arguments.overrides)
     selected = grid.select(arguments.only)
     first = os.environ.get("RANK", "0") == "0"
     if not arguments.table:

@@ -1,11 +1,9 @@
 """The configurations that come with the project: they load, and paper 001's are the paper's, and run end to end."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from leukofold.augment import Augmentation
 from leukofold.blending import blend_runs, load_run
@@ -21,15 +19,6 @@ from leukofold.training.fold import train_folds
 RUNS = sorted(path for path in CONFIG_FOLDER.rglob("*.yaml") if "studies" not in path.parts)
 PAPER001 = CONFIG_FOLDER / "wbcbench" / "paper001"
 NETWORKS = ("swinv2_tiny", "convnextv2_tiny", "dinobloom_small")
-
-
-@pytest.fixture(autouse=True)
-def _restore_torch() -> Iterator[None]:
-    """Puts back what a training switches for its whole process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.relative_to(CONFIG_FOLDER).as_posix())

@@ -1,14 +1,12 @@
 """A configuration meets its data: external rows, duplicates in one fold, what is scored and what is told."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from sklearn.metrics import f1_score
 
 from leukofold.blending import competition_scores, load_run
@@ -33,15 +31,6 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, images in (("acevedo", 60), ("blood8", 60), ("cellwiki", 6)):
         render(name, folder / name, RenderSpec(images=images, seed=5), workers=1, progress=False)
     return {name: folder / name for name in ("wbcbench", "acevedo", "blood8", "cellwiki")}
-
-
-@pytest.fixture(autouse=True)
-def _restore_torch() -> Iterator[None]:
-    """Puts back what a training switches for its whole process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def make_config(roots: dict[str, Path], tmp_path: Path, external: list[str], **sections: dict[str, Any]) -> Config:
@@ -242,3 +231,10 @@ def test_debug_keeps_some_of_everything(roots: dict[str, Path], tmp_path: Path) 
         counts = experiment.labelled.groupby("is_external").size()
         assert counts[False] == 64
         assert counts[True] > 20
+
+
+def test_a_data_set_does_not_expand_itself(roots: dict[str, Path], tmp_path: Path) -> None:
+    config = make_config(roots, tmp_path, ["acevedo"])
+    data = config.data.model_copy(update={"competition": "acevedo", "root": roots["acevedo"]})
+    with pytest.raises(UserError, match=r"data.external.acevedo: is what is trained on already; take it out"):
+        read_cells(config.model_copy(update={"data": data}), progress=False)

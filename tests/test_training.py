@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,6 @@ from leukofold.models.classifier import Classifier
 from leukofold.runs import RunFolder
 from leukofold.training.fold import train_folds
 from leukofold.training.trainer import Trainer
-
-
-@pytest.fixture(autouse=True)
-def _restore_torch() -> Iterator[None]:
-    """Puts back what a training switches for its whole process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def make_config(rendered_wbcbench: Path, tmp_path: Path, **sections: dict[str, Any]) -> Config:

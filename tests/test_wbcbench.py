@@ -160,7 +160,7 @@ def test_an_unknown_competition_is_refused_with_the_nearest() -> None:
     assert names() == ["acevedo", "cnmc", "wbcbench"]
     with pytest.raises(UserError, match="did you mean 'wbcbench'"):
         get_competition("wbc-bench")
-    with pytest.raises(UserError, match="known ones: cnmc, wbcbench"):
+    with pytest.raises(UserError, match="known ones: acevedo, cnmc, wbcbench"):
         get_competition("base")
 
 

@@ -69,14 +69,16 @@ def _end(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--config`` and ``--set``, which together give a run's settings."""
+def add_config_arguments(
+    parser: argparse.ArgumentParser, default: str = "configuration (default: configs/demo.yaml)"
+) -> None:
+    """Adds ``--config`` and ``--set``, which together give a run's settings; ``default`` begins the former's help."""
     parser.add_argument(
         "--config",
         type=Path,
         action="append",
         metavar="YAML",
-        help="configuration; may be given several times, later ones win (default: configs/demo.yaml)",
+        help=f"{default}; may be given several times, later ones win",
     )
     parser.add_argument(
         "--set",

@@ -4,11 +4,18 @@ A ``UserError`` carries one line: what is wrong, which file or key, what to do. 
 into that line on standard error and exit code 2, without a traceback (see ``leukofold.cli.main_guard``).
 """
 
+import difflib
 from collections.abc import Sequence
 
 
 class UserError(Exception):
     """A mistake in the input, the configuration or the call that its user can repair."""
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """Suggests the nearest known name for one that is not known, or lists them all."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"known ones: {', '.join(known)}"
 
 
 def name_some(values: Sequence[str], most: int = 3) -> str:

@@ -12,6 +12,7 @@ from leukofold.cells import CellTable
 from leukofold.competitions import Competition, get_competition
 from leukofold.config import Config
 from leukofold.duplicates import find_duplicates, merge_groups
+from leukofold.errors import UserError
 from leukofold.external import read_source
 from leukofold.folds import assign_folds, take_up_folds
 from leukofold.images.cache import ImageCache, open_cache
@@ -98,6 +99,8 @@ def read_cells(config: Config, progress: bool = True) -> CellTable:
     table = get_competition(data.competition).read(data.root)
     frames = [table.frame]
     for name, source in data.external.items():
+        if name == data.competition:
+            raise UserError(f"data.external.{name}: is what is trained on already; take it out")
         _render(name, external_root(config, name), source.render, progress)
         frames.append(read_external(config, name, table.class_names))
     return CellTable(pd.concat(frames, ignore_index=True), table.class_names)

@@ -20,13 +20,11 @@ from leukofold.config import Config
 from leukofold.errors import UserError, first_line, name_some
 from leukofold.files import replacing
 from leukofold.images.preparing import Preparation
-from leukofold.images.reading import read_image, unreadable_images
+from leukofold.images.reading import IMAGE_SUFFIXES, read_image, unreadable_images
 from leukofold.inference import View, score_rows, tta_views, view_logits
 from leukofold.loaders import SizedDataset, make_loader
 from leukofold.models.classifier import Classifier
 from leukofold.runs import RunFolder
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -66,14 +64,14 @@ def list_images(source: Path, check: bool = True) -> list[str]:
     """
     if source.is_dir():
         paths = sorted(
-            path.as_posix() for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+            path.as_posix() for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
         )
     elif source.suffix.lower() == ".csv" and source.is_file():
         paths = _listed(source)
     else:
         raise UserError(f"--images {source}: neither a folder nor a CSV file that is there")
     if not paths:
-        raise UserError(f"--images {source}: no image files ({' '.join(SUFFIXES)})")
+        raise UserError(f"--images {source}: no image files ({' '.join(IMAGE_SUFFIXES)})")
     faults = unreadable_images(paths) if check else []
     if faults:
         raise UserError(f"--images {source}: {len(faults)} of {len(paths)} are unreadable: {name_some(faults, 5)}")

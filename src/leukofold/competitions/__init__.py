@@ -3,12 +3,11 @@
 Each module holds one ``Competition`` under the name ``COMPETITION``.
 """
 
-import difflib
 import importlib
 import pkgutil
 
 from leukofold.competitions.base import Competition
-from leukofold.errors import UserError
+from leukofold.errors import UserError, suggest
 
 __all__ = ["Competition", "get_competition", "names"]
 
@@ -31,9 +30,7 @@ def get_competition(name: str) -> Competition:
         UserError: There is none of that name.
     """
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known ones: {', '.join(names())}"
-        raise UserError(f"data.competition: unknown competition '{name}'; {hint}")
+        raise UserError(f"data.competition: unknown competition '{name}'; {suggest(name, names())}")
     competition = importlib.import_module(f"{__name__}.{name}").COMPETITION
     assert isinstance(competition, Competition)
     return competition

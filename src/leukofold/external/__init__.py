@@ -4,7 +4,6 @@ Each module holds one ``ExternalSource`` under the name ``SOURCE``. External ima
 scored in the headline metric.
 """
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from leukofold.errors import UserError
+from leukofold.errors import UserError, suggest
 from leukofold.external.base import ExternalSource
 
 __all__ = ["ExternalSource", "get_source", "names", "read_source"]
@@ -36,9 +35,7 @@ def get_source(name: str) -> ExternalSource:
         UserError: There is none of that name.
     """
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known ones: {', '.join(names())}"
-        raise UserError(f"data.external: unknown data set '{name}'; {hint}")
+        raise UserError(f"data.external: unknown data set '{name}'; {suggest(name, names())}")
     source = importlib.import_module(f"{__name__}.{name}").SOURCE
     assert isinstance(source, ExternalSource)
     return source

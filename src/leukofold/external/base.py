@@ -12,8 +12,8 @@ import pandas as pd
 
 from leukofold.cells import CellTable
 from leukofold.errors import UserError, name_some
+from leukofold.images.reading import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".tmp", ".aria2")
 PACKED = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".parquet")
 

@@ -16,6 +16,9 @@ from leukofold.files import replacing
 from leukofold.images.hashing import HASH_BYTES, HASH_VERSION, perceptual_hash
 from leukofold.processes import available_cores
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+"""Endings of the files that are taken for images, in lower case."""
+
 
 class CorruptImageError(UserError):
     """An image file that cannot be decoded whole."""

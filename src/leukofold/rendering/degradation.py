@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from leukofold.errors import UserError
-from leukofold.external.base import IMAGE_SUFFIXES
 from leukofold.files import beside, write_json
-from leukofold.images.reading import read_image
+from leukofold.images.reading import IMAGE_SUFFIXES, read_image
 from leukofold.processes import available_cores
 from leukofold.rendering import rendered_info, texture
 

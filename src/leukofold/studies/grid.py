@@ -4,7 +4,6 @@ A study is one YAML file below ``configs/studies/``; every key is explained in `
 looked for beside it.
 """
 
-import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from leukofold.blending import STUDIES
 from leukofold.config import Config, load_config, run_name
-from leukofold.errors import UserError
+from leukofold.errors import UserError, suggest
 from leukofold.layers import Section, load_layers
 from leukofold.metrics import METRICS
 
@@ -57,7 +56,7 @@ class Level(Section):
         """Refuses unknown keys here: behind names of the user's choice, the layers cannot tell the known ones."""
         for key in given if isinstance(given, dict) else ():
             if key not in cls.model_fields:
-                raise ValueError(f"unknown key '{key}'; {_nearest(str(key), list(cls.model_fields))}")
+                raise ValueError(f"unknown key '{key}'; {suggest(str(key), list(cls.model_fields))}")
         return given
 
 
@@ -282,10 +281,4 @@ def _check_results(study: Study, path: Path) -> None:
 def _need_known(what: str, name: str, known: Sequence[str]) -> None:
     """Refuses a name that is not known, with the nearest known one."""
     if name not in known:
-        raise UserError(f"{what} '{name}' is unknown; {_nearest(name, known)}")
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    """Suggests the nearest known name, or lists them all."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"known ones: {', '.join(known)}"
+        raise UserError(f"{what} '{name}' is unknown; {suggest(name, known)}")
