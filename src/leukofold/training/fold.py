@@ -91,6 +91,11 @@ def train_fold(
         f"{len(held_out)} of {held_out.group.nunique()} held out, "
         f"{len(set(train.group) & set(held_out.group))} groups in both"
     )
+    if trainer.ema_lag > 1:
+        say(
+            f"  training.ema_decay: the average spans {trainer.ema_lag:.1f} epochs of {trainer.updates} updates and "
+            "lags behind as much; a smaller decay follows a short training better"
+        )
     accelerator.wait_for_everyone()
     accelerator.init_trackers(f"fold{fold}")
     accelerator.trackers.append(CsvTracker(folder, list(trainer.progress.history)))

@@ -148,6 +148,11 @@ class Trainer:
         """The network that is scored and kept: the moving average where there is one."""
         return self.ema.module if self.ema is not None else self.network
 
+    @property
+    def ema_lag(self) -> float:
+        """Epochs that the moving average spans: 1 / (1 - decay) updates; 0 without one."""
+        return 1 / (1 - self.config.training.ema_decay) / self.updates if self.ema is not None else 0.0
+
     def preprocessing(self) -> dict[str, Any]:
         """Tells all that is done to an image before the backbone sees it."""
         preparation = Preparation(self.config.image, self.experiment.competition.preprocess)
