@@ -216,9 +216,11 @@ def merge_groups(groups: Sequence[str], pairs: pd.DataFrame, is_external: np.nda
     nodes = np.where(names[codes] == "", len(names) + np.arange(len(codes)), codes)
     parts = _components(len(names) + len(codes), nodes[pairs.row_a], nodes[pairs.row_b])[: len(names)]
     own = set(np.asarray(groups, dtype=object)[~is_external])
-    members = pd.Series(names).groupby(parts).agg(lambda group: [name for name in group if name in own] or list(group))
-    merged = [_joined([member for member in members[part] if member]) for part in parts]
-    return np.array(merged, dtype=str)[codes]
+    members: dict[int, list[str]] = {}
+    for part, name in zip(parts.tolist(), names.tolist(), strict=True):
+        members.setdefault(part, []).append(name)
+    joined = {part: _joined([name for name in group if name in own] or group) for part, group in members.items()}
+    return np.array([joined[part] for part in parts.tolist()], dtype=str)[codes]
 
 
 def duplicate_report(frame: pd.DataFrame, class_names: Sequence[str], pairs: pd.DataFrame) -> pd.DataFrame:
