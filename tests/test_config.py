@@ -272,3 +272,8 @@ def test_cutmix_and_mixup_exclude_each_other() -> None:
 
 def test_the_defaults_of_denoising_are_the_measured_ones() -> None:
     assert DenoiseConfig().model_dump() == vars(Denoising())
+
+
+def test_a_batch_that_cannot_be_computed_in_parts_is_refused() -> None:
+    with pytest.raises(UserError, match=r"training: batch_size 15 cannot be divided into accumulate: 2 parts"):
+        load_config([], ["training.batch_size=15", "training.accumulate=2"])

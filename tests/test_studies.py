@@ -282,10 +282,10 @@ def test_only_chooses_runs_and_names_what_is_unknown(folder: Path) -> None:
 
 
 def test_the_studies_at_hand_are_whole() -> None:
-    paper, demo, acevedo = (
-        load_study(CONFIG_FOLDER / "studies" / f"{name}.yaml") for name in ("paper001", "demo", "acevedo")
-    )
-    assert (len(paper.runs), len(demo.runs), len(acevedo.runs)) == (12, 12, 6)
+    names = ("paper001", "demo", "acevedo", "acevedo_degraded", "acevedo_longtail")
+    studies = [load_study(CONFIG_FOLDER / "studies" / f"{name}.yaml") for name in names]
+    assert [len(grid.runs) for grid in studies] == [12, 12, 7, 2, 4]
+    paper, demo, acevedo, *_ = studies
     assert paper.runs[0].name == "studies/paper001/swinv2-competition-group"
     assert len(paper.study.published) == 16
     best = {"model": "ensemble", "data": "expanded", "split": "image"}

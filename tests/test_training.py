@@ -277,7 +277,6 @@ def test_the_kept_weights_give_the_saved_logits(rendered_wbcbench: Path, tmp_pat
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"training": {"batch_size": 15, "accumulate": 2}}, "training.batch_size: 15 images cannot be divided"),
         ({"optimizer": {"name": "adamww"}}, "optimizer: adamww"),
         ({"optimizer": {"lr": 1e30}}, "the loss is (nan|inf) in epoch 1; lower optimizer.lr"),
         ({"training": {"precision": "fp16"}}, "training.precision: fp16 needs a GPU"),
