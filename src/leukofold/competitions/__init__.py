@@ -3,18 +3,15 @@
 Each module holds one ``Competition`` under the name ``COMPETITION``.
 """
 
-import importlib
-import pkgutil
-
 from leukofold.competitions.base import Competition
-from leukofold.errors import UserError, suggest
+from leukofold.registry import find_object, module_names
 
 __all__ = ["Competition", "get_competition", "names"]
 
 
 def names() -> list[str]:
     """Returns the names of all competitions."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    return module_names(__path__)
 
 
 def get_competition(name: str) -> Competition:
@@ -29,8 +26,6 @@ def get_competition(name: str) -> Competition:
     Raises:
         UserError: There is none of that name.
     """
-    if name not in names():
-        raise UserError(f"data.competition: unknown competition '{name}'; {suggest(name, names())}")
-    competition = importlib.import_module(f"{__name__}.{name}").COMPETITION
+    competition = find_object(__name__, __path__, name, "COMPETITION", "data.competition: unknown competition")
     assert isinstance(competition, Competition)
     return competition

@@ -4,22 +4,20 @@ Each module holds one ``ExternalSource`` under the name ``SOURCE``. External ima
 scored in the headline metric.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from leukofold.errors import UserError, suggest
 from leukofold.external.base import ExternalSource
+from leukofold.registry import find_object, module_names
 
 __all__ = ["ExternalSource", "get_source", "names", "read_source"]
 
 
 def names() -> list[str]:
     """Returns the names of all external data sets."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    return module_names(__path__)
 
 
 def get_source(name: str) -> ExternalSource:
@@ -34,9 +32,7 @@ def get_source(name: str) -> ExternalSource:
     Raises:
         UserError: There is none of that name.
     """
-    if name not in names():
-        raise UserError(f"data.external: unknown data set '{name}'; {suggest(name, names())}")
-    source = importlib.import_module(f"{__name__}.{name}").SOURCE
+    source = find_object(__name__, __path__, name, "SOURCE", "data.external: unknown data set")
     assert isinstance(source, ExternalSource)
     return source
 
