@@ -1,5 +1,6 @@
 """The loaders that bring images to the device."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import cv2
@@ -16,12 +17,12 @@ from leukofold.sampling import EpochSampler, Key
 MOST_WORKERS = 16  # more only cost memory: one GPU wants no more images than these decode
 
 
-class SizedDataset(Dataset[dict[str, Any]]):
+class SizedDataset(Dataset[dict[str, Any]], ABC):
     """A data set of known length, as all of ours are."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """Returns the number of images."""
-        raise NotImplementedError
 
 
 class CellDataset(SizedDataset):

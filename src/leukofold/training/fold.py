@@ -85,17 +85,7 @@ def train_fold(
             say(f"fold {fold}: replaces an earlier training in {working_path(folder.path)}")
         metadata["preprocessing"] = trainer.preprocessing()
         experiment.run.begin_fold(fold, metadata, experiment.labelled.assign(fold=experiment.folds))
-    train, held_out = trainer.train_frame, trainer.held_out
-    say(
-        f"fold {fold}: {len(train)} images of {train.group.nunique()} groups trained on, "
-        f"{len(held_out)} of {held_out.group.nunique()} held out, "
-        f"{len(set(train.group) & set(held_out.group))} groups in both"
-    )
-    if trainer.ema_lag > 1:
-        say(
-            f"  training.ema_decay: the average spans {trainer.ema_lag:.1f} epochs of {trainer.updates} updates and "
-            "lags behind as much; a smaller decay follows a short training better"
-        )
+    say(_what_is_trained(trainer))
     accelerator.wait_for_everyone()
     accelerator.init_trackers(f"fold{fold}")
     accelerator.trackers.append(CsvTracker(folder, list(trainer.progress.history)))
@@ -110,6 +100,22 @@ def train_fold(
     for tracker in accelerator.trackers:
         tracker.finish()
     accelerator.wait_for_everyone()
+
+
+def _what_is_trained(trainer: Trainer) -> str:
+    """Describes a fold's images for the log, and warns of a moving average that is too slow for them."""
+    train, held_out = trainer.train_frame, trainer.held_out
+    lines = [
+        f"fold {trainer.fold}: {len(train)} images of {train.group.nunique()} groups trained on, "
+        f"{len(held_out)} of {held_out.group.nunique()} held out, "
+        f"{len(set(train.group) & set(held_out.group))} groups in both"
+    ]
+    if trainer.ema_lag > 1:
+        lines.append(
+            f"  training.ema_decay: the average spans {trainer.ema_lag:.1f} epochs of {trainer.updates} updates and "
+            "lags behind as much; a smaller decay follows a short training better"
+        )
+    return "\n".join(lines)
 
 
 def _weights_digest(model: ModelConfig) -> str | None:
