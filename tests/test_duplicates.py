@@ -21,13 +21,13 @@ from leukofold.duplicates import (
     SIMILARITY,
     TooManyPairsError,
     candidate_pairs,
-    compare_pixels,
     describe,
     duplicate_report,
     find_duplicates,
     merge_groups,
 )
 from leukofold.errors import UserError
+from leukofold.images.comparing import compare_pixels
 from leukofold.images.hashing import perceptual_hash
 from leukofold.images.reading import read_image, survey_images
 from leukofold.rendering import RenderSpec, render

@@ -64,7 +64,7 @@ def _split(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig) -> np.nda
 def _split_units(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig) -> np.ndarray:
     """Splits many small units, stratified by the class of each one's first image.
 
-    StratifiedGroupKFold would look at them one by one, which takes minutes for ten thousands of them.
+    Every class comes out even to one unit, which StratifiedGroupKFold's one by one choice does not promise.
     """
     _, first, unit_of_row = np.unique(units, return_index=True, return_inverse=True)
     order = np.argsort(first)  # in the order of the rows, not of the names
