@@ -28,7 +28,8 @@ def main() -> None:
     """Entry point."""
     arguments = parse_arguments()
 
-    from leukofold.blending import blend_runs, select_runs
+    from leukofold.blending.combining import blend_runs
+    from leukofold.blending.loading import select_runs
     from leukofold.competitions import get_competition
     from leukofold.submission import write_submission
     from leukofold.summary import blend_summary

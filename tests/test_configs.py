@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from leukofold.augment import Augmentation
-from leukofold.blending import blend_runs, load_run
+from leukofold.blending.combining import blend_runs
+from leukofold.blending.loading import load_run
 from leukofold.competitions import get_competition
 from leukofold.config import CONFIG_FOLDER, Config, load_config
 from leukofold.external import get_source

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from leukofold.blending import competition_scores, load_run
+from leukofold.blending.combining import competition_scores
+from leukofold.blending.loading import load_run
 from leukofold.competitions import get_competition
 from leukofold.config import Config
 from leukofold.errors import UserError

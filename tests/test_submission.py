@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from leukofold.blending import Blend, blend_runs, load_run, select_runs
+from leukofold.blending.combining import Blend, blend_runs
+from leukofold.blending.loading import load_run, select_runs
 from leukofold.competitions.wbcbench import CLASS_NAMES
 from leukofold.errors import UserError
 from leukofold.runs import Predictions, RunFolder, find_runs

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 
-from leukofold.blending import load_run
+from leukofold.blending.loading import load_run
 from leukofold.competitions import get_competition
 from leukofold.config import Config
 from leukofold.errors import UserError

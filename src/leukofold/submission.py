@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from leukofold import kaggle
-from leukofold.blending import Blend, competition_scores
+from leukofold.blending.combining import Blend, competition_scores
 from leukofold.competitions import Competition, get_competition, names
 from leukofold.errors import UserError
 from leukofold.files import replacing, write_json

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from leukofold.blending import Blend, competition_scores
+from leukofold.blending.combining import Blend, competition_scores
 from leukofold.competitions import get_competition
 from leukofold.metrics import METRICS
 from leukofold.runs import Predictions

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from leukofold.blending import STUDIES
+from leukofold.blending.loading import STUDIES
 from leukofold.config import Config, load_config, run_name
 from leukofold.errors import UserError, suggest
 from leukofold.layers import Section, load_layers

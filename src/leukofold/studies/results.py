@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from leukofold.blending import LoadedRun, blend_runs, load_run
+from leukofold.blending.combining import blend_runs
+from leukofold.blending.loading import LoadedRun, load_run
 from leukofold.errors import UserError
 from leukofold.metrics import Interval, interval, score
 from leukofold.processes import available_cores

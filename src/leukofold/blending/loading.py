@@ -1,4 +1,4 @@
-"""Combining runs: loading them whole, refusing what does not belong together, averaging logits."""
+"""Runs whole, as blending, label analysis and reports want them: the folds joined, refused where they do not fit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from leukofold.errors import UserError, name_some
-from leukofold.metrics import score
 from leukofold.runs import RUNS, Predictions, RunFolder, find_runs
 
 STUDIES = "studies/"  # where the runs of studies lie, below the folder of runs
@@ -69,12 +68,12 @@ def load_run(run: RunFolder) -> LoadedRun:
     parts = [run.fold(k).predictions("oof") for k in complete]
     tests = [run.fold(k).predictions("test") for k in complete]
     for k, part, test in zip(complete, parts, tests, strict=True):
-        _need_equal(run.fold(k).path, "class order", list(part.class_names), metadata["class_names"])
-        _need_equal(run.fold(k).path, "test images", test.image_id.tolist(), tests[0].image_id.tolist())
+        need_equal(run.fold(k).path, "class order", list(part.class_names), metadata["class_names"])
+        need_equal(run.fold(k).path, "test images", test.image_id.tolist(), tests[0].image_id.tolist())
     split = run.split()
     rows = split[split.fold.isin(complete)]
     oof = _in_order(run.path, parts, rows.image_id.to_numpy(dtype=str))
-    test = _average(tests)
+    test = average_logits(tests)
     kept = ("commit", "versions", "precision", "device", "processes")
     provenance = {k: {key: run.fold(k).metadata()[key] for key in kept} for k in complete}
     return LoadedRun(run.name, metadata, provenance, split, oof, rows.fold.to_numpy(), test)
@@ -121,73 +120,7 @@ def select_runs(names: Sequence[str], competition: str | None, root: Path = RUNS
     return chosen
 
 
-@dataclass(frozen=True)
-class Blend:
-    """Runs of one competition, combined.
-
-    Attributes:
-        runs: The runs.
-        oof: Held-out images with averaged logits.
-        folds: The fold of each row of ``oof``.
-        test: Test images with averaged logits.
-    """
-
-    runs: Sequence[LoadedRun]
-    oof: Predictions
-    folds: np.ndarray
-    test: Predictions
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What all runs have in common: competition, metric, input, data fingerprint, classes."""
-        return self.runs[0].metadata
-
-    def scores(self) -> dict[str, float]:
-        """Scores the blend on the competition's held-out images."""
-        return competition_scores(self.oof)
-
-
-def blend_runs(runs: Sequence[LoadedRun]) -> Blend:
-    """Averages logits over runs, with equal weights.
-
-    Args:
-        runs: At least one, all of the same competition, data, classes, split and folds.
-
-    Returns:
-        The blend, its rows in the order of the first run.
-
-    Raises:
-        UserError: Runs do not belong together; says which and in what they differ.
-    """
-    first = runs[0]
-    for run in runs[1:]:
-        for title, key in (("data", "data_fingerprint"), ("class order", "class_names"), ("rendering", "rendered")):
-            _need_equal(f"{run.name} and {first.name}", title, run.metadata[key], first.metadata[key])
-        folds, others = (r.split.set_index("image_id").fold.to_dict() for r in (run, first))
-        _need_equal(f"{run.name} and {first.name}", "split into folds", folds, others)
-        trained = [sorted(set(r.folds.tolist())) for r in (run, first)]
-        _need_equal(f"{run.name} and {first.name}", f"trained folds ({trained[0]}, {trained[1]})", *trained)
-    oof = _average([run.oof for run in runs])
-    test = _average([run.test for run in runs])
-    return Blend(runs, oof, first.folds, test)
-
-
-def competition_scores(oof: Predictions, rows: np.ndarray | None = None) -> dict[str, float]:
-    """Scores out-of-fold logits on the competition's own images.
-
-    Args:
-        oof: With labels.
-        rows: n booleans that choose rows; None: all.
-
-    Returns:
-        As ``metrics.score``.
-    """
-    assert oof.label is not None
-    kept = ~oof.is_external if rows is None else ~oof.is_external & rows
-    return score(oof.label[kept], oof.logits[kept])
-
-
-def _average(parts: Sequence[Predictions]) -> Predictions:
+def average_logits(parts: Sequence[Predictions]) -> Predictions:
     """Averages logits row by row, after bringing all to the first one's order of ids."""
     first = parts[0]
     rank = np.argsort(first.image_id)
@@ -229,7 +162,7 @@ def _in_order(where: Path, parts: Sequence[Predictions], image_ids: np.ndarray) 
     )
 
 
-def _need_equal(where: object, title: str, one: object, other: object) -> None:
+def need_equal(where: object, title: str, one: object, other: object) -> None:
     """Refuses two things that differ, naming what."""
     if one != other:
         raise UserError(f"{where}: different {title}; such runs cannot be blended")
