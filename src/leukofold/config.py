@@ -121,6 +121,7 @@ class ModelConfig(Section):
     pretrained: bool | Path = Field(True, description="true: the hub's weights; false: none; or a local weights file")
     head: Literal["linear", "mlp"] = Field("linear", description="mlp: blocks of Linear-ReLU-Dropout, then Linear")
     hidden: tuple[int, ...] = Field((512, 256, 128, 64), description="widths of the mlp head's blocks")
+    one_logit: bool = Field(False, description="two classes from one logit, a binary network, instead of from two")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate in the head")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth rate of the backbone")
 

@@ -10,20 +10,17 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from leukofold.competitions import get_competition
 from leukofold.config import Config
-from leukofold.errors import UserError, first_line, name_some
+from leukofold.errors import UserError, name_some
 from leukofold.files import replacing
 from leukofold.images.preparing import Preparation
 from leukofold.images.reading import IMAGE_SUFFIXES, read_image, unreadable_images
 from leukofold.inference import View, score_rows, tta_views, view_logits
 from leukofold.loaders import SizedDataset, make_loader
-from leukofold.models.classifier import Classifier
+from leukofold.models.trained import load_network, trained_config
 from leukofold.runs import RunFolder
 
 
@@ -125,28 +122,12 @@ def load_members(names: Sequence[str], device: torch.device, root: Path) -> list
         for key in ("competition", "class_names"):
             if metadata[key] != first[key]:
                 raise UserError(f"--run {name}: different {key} from {first['run']}; such runs cannot be averaged")
-        try:
-            config = Config.model_validate(metadata["config"])
-        except ValidationError as error:
-            raise UserError(
-                f"{run.path}: of another version of this project ({first_line(error)}); train it again"
-            ) from None
-        networks = [_load_network(config, run.fold(k).weights, len(metadata["class_names"]), device) for k in folds]
+        config = trained_config(run, metadata)
+        networks = [load_network(config, run.fold(k).weights, len(metadata["class_names"]), device) for k in folds]
         members.append(
             Member(name, config, metadata["class_names"], networks, tta_views(config.inference), metadata["rendered"])
         )
     return members
-
-
-def _load_network(config: Config, weights: Path, classes: int, device: torch.device) -> nn.Module:
-    """Builds a fold's network with the weights that it kept."""
-    untrained = config.model.model_copy(update={"pretrained": False})
-    network = Classifier(untrained, config.image, classes)
-    try:
-        network.load_state_dict(load_file(weights))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{weights}: not the weights of its run ({first_line(error)})") from None
-    return network.to(device).eval()
 
 
 class _ManySizes(SizedDataset):

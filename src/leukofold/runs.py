@@ -9,6 +9,7 @@
                       history.csv        one row per epoch
                       best.safetensors   the weights that scored best, as used for both
                       metrics.json       scores; written last: a fold that has it is complete
+                      embeddings.npz     of the held-out images, where an analysis has computed them
                       last/state.pt      what --resume goes on from
 """
 
@@ -27,6 +28,15 @@ from leukofold.config import is_irrelevant
 from leukofold.errors import UserError
 from leukofold.files import replacing, write_json, write_text
 
+CLEARED = (
+    "metrics.json",
+    "oof.npz",
+    "test.npz",
+    "history.csv",
+    "best.safetensors",
+    "embeddings.npz",
+    "last/state.pt",
+)  # when a fold is trained afresh
 RUNS = Path("oof")  # where runs lie, below the working folder
 
 
@@ -99,7 +109,7 @@ class Predictions:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return cls(
+                found = cls(
                     image_id=arrays["image_id"],
                     logits=arrays["logits"],
                     single_view=arrays["single_view"],
@@ -121,6 +131,23 @@ class Predictions:
             zipfile.BadZipFile,
         ) as error:
             raise UserError(f"{path}: not a file of predictions ({error}); train that fold again") from None
+        found._need_sound(path)
+        return found
+
+    def _need_sound(self, path: Path) -> None:
+        """Refuses logits of another shape than ids and classes say, or that are not finite."""
+        for name in ("logits", "single_view"):
+            logits = getattr(self, name)
+            if logits.shape != (len(self.image_id), len(self.class_names)):
+                raise UserError(
+                    f"{path}: {name} {logits.shape} for {len(self.image_id)} images and {len(self.class_names)} "
+                    "classes; train that fold again"
+                )
+            bad = self.image_id[~np.isfinite(logits).all(axis=1)]
+            if len(bad):
+                raise UserError(
+                    f"{path}: {name} of {len(bad)} images are not finite, {bad[0]} first; train that fold again"
+                )
 
 
 @dataclass(frozen=True)
@@ -143,6 +170,11 @@ class FoldFolder:
     def history(self) -> Path:
         """One row per epoch."""
         return self.path / "history.csv"
+
+    @property
+    def embeddings(self) -> Path:
+        """Of the held-out images, by the fold's own network."""
+        return self.path / "embeddings.npz"
 
     @property
     def complete(self) -> bool:
@@ -223,7 +255,7 @@ class RunFolder:
         split = labelled[["image_id", "group", "fold"]]
         write_text(self.folds_csv, split.to_csv(index=False, lineterminator="\n"))
         folder = self.fold(k).path
-        for name in ("metrics.json", "oof.npz", "test.npz", "history.csv", "best.safetensors", "last/state.pt"):
+        for name in CLEARED:
             (folder / name).unlink(missing_ok=True)
         for curves in folder.glob("events.out.tfevents.*"):
             curves.unlink()

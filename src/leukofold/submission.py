@@ -7,6 +7,7 @@ from typing import Any
 
 from leukofold import kaggle
 from leukofold.blending.combining import Blend, competition_scores
+from leukofold.blending.loading import joint_name
 from leukofold.competitions import Competition, get_competition, names
 from leukofold.errors import UserError
 from leukofold.files import replacing, write_json
@@ -32,7 +33,7 @@ def write_submission(blend: Blend, name: str | None = None, root: Path = SUBMISS
         UserError: The file does not pass the check, such as when the input lost test images.
     """
     competition = get_competition(blend.metadata["competition"])
-    stem = name or _name(blend)
+    stem = name or joint_name(blend.runs).replace("/", "-")
     path = root / competition.name / f"{stem}{competition.submission_suffix}"
     labels = blend.test.logits.argmax(axis=1)
     with replacing(path) as temporary:
@@ -155,12 +156,3 @@ def _origin(blend: Blend) -> dict[str, Any]:
         "commit": git_commit(),
         "versions": library_versions(),
     }
-
-
-def _name(blend: Blend) -> str:
-    """Names a submission after its runs."""
-    run_names = sorted(run.name for run in blend.runs)
-    if len(run_names) == 1:
-        return run_names[0].replace("/", "-")
-    digest = hashlib.sha256("\n".join(run_names).encode()).hexdigest()[:8]
-    return f"blend-of-{len(run_names)}-{digest}"

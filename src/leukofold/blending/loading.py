@@ -1,5 +1,6 @@
 """Runs whole, as blending, label analysis and reports want them: the folds joined, refused where they do not fit."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ class LoadedRun:
     """A run with all its complete folds.
 
     Attributes:
-        name: The run's name.
+        folder: Where it lies.
         metadata: What its first fold is made of; the other folds agree in all that matters.
         provenance: Fold -> commit, library versions, precision, device and processes of its training.
         split: image_id, group and fold of every labelled image.
@@ -28,7 +29,7 @@ class LoadedRun:
         test: Test images, logits averaged over the folds' networks.
     """
 
-    name: str
+    folder: RunFolder
     metadata: dict[str, Any]
     provenance: dict[int, dict[str, Any]]
     split: pd.DataFrame
@@ -37,9 +38,23 @@ class LoadedRun:
     test: Predictions
 
     @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.folder.name
+
+    @property
     def missing_folds(self) -> list[int]:
         """Folds of the configuration that are not trained yet."""
         return sorted(set(range(self.metadata["config"]["folds"]["count"])) - set(self.folds.tolist()))
+
+
+def joint_name(runs: Sequence[LoadedRun]) -> str:
+    """Names what is made of runs: after the one, or by their number and a digest of their names."""
+    names = sorted(run.name for run in runs)
+    if len(names) == 1:
+        return names[0]
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
+    return f"blend-of-{len(names)}-{digest}"
 
 
 def load_run(run: RunFolder) -> LoadedRun:
@@ -76,7 +91,7 @@ def load_run(run: RunFolder) -> LoadedRun:
     test = average_logits(tests)
     kept = ("commit", "versions", "precision", "device", "processes")
     provenance = {k: {key: run.fold(k).metadata()[key] for key in kept} for k in complete}
-    return LoadedRun(run.name, metadata, provenance, split, oof, rows.fold.to_numpy(), test)
+    return LoadedRun(run, metadata, provenance, split, oof, rows.fold.to_numpy(), test)
 
 
 def select_runs(names: Sequence[str], competition: str | None, root: Path = RUNS) -> dict[str, list[LoadedRun]]:

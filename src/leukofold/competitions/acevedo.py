@@ -15,6 +15,7 @@ from typing import ClassVar
 from leukofold.cells import CellTable
 from leukofold.competitions.base import Competition, Scan
 from leukofold.external.acevedo import SOURCE
+from leukofold.lineages import LINEAGES
 
 CLASS_NAMES = ("BA", "BNE", "EO", "LY", "MMY", "MO", "MY", "PMY", "SNE")
 
@@ -25,6 +26,7 @@ class AcevedoData(Competition):
     name = SOURCE.name
     title = SOURCE.title
     class_names = CLASS_NAMES
+    lineages = LINEAGES
     metric = "macro_f1"
     has_patients = False
     by_hand = SOURCE.by_hand

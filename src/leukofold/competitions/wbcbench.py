@@ -24,6 +24,7 @@ from leukofold.cells import UNLABELLED, CellTable
 from leukofold.competitions.base import Competition, Scan, file_sizes, need_folder
 from leukofold.errors import UserError, name_some
 from leukofold.files import write_text
+from leukofold.lineages import LINEAGES
 
 CLASS_NAMES = ("BA", "BL", "BNE", "EO", "LY", "MMY", "MO", "MY", "PC", "PLY", "PMY", "SNE", "VLY")
 
@@ -55,6 +56,7 @@ class WBCBench(Competition):
     name = "wbcbench"
     title = "WBCBench 2026"
     class_names = CLASS_NAMES
+    lineages = LINEAGES
     metric = "macro_f1"
     submission_suffix = ".csv"
     kaggle_download = ("competitions", "download", "-c", "wbc-bench-2026")

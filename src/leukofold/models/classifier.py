@@ -52,9 +52,24 @@ class Classifier(nn.Module):
         Returns:
             n x K.
         """
-        normalised = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
-        logits: torch.Tensor = self.head(self.backbone(normalised))
+        logits: torch.Tensor = self.head(self.embed(images))
         return logits
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the pooled features that the head sees.
+
+        Args:
+            images: n x 3 x S x S uint8, RGB.
+
+        Returns:
+            n x D.
+        """
+        features: torch.Tensor = self.backbone(self.normalise(images))
+        return features
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the backbone's input of n x 3 x S x S uint8 images."""
+        return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
 
 
 def build_backbone(config: ModelConfig, size: int) -> Any:

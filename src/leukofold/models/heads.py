@@ -1,8 +1,11 @@
 """Heads: from a backbone's pooled features to logits."""
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from leukofold.config import ModelConfig
+from leukofold.errors import UserError
 
 
 def build_head(config: ModelConfig, features: int, classes: int) -> nn.Module:
@@ -16,7 +19,12 @@ def build_head(config: ModelConfig, features: int, classes: int) -> nn.Module:
 
     Returns:
         A module from n x features to n x K.
+
+    Raises:
+        UserError: One logit is to tell more than two classes apart.
     """
+    if config.one_logit and classes != 2:
+        raise UserError(f"model.one_logit: tells two classes apart, the data have {classes}; set it to false")
     layers: list[nn.Module] = []
     if config.head == "linear":
         layers.append(nn.Dropout(config.dropout))
@@ -24,4 +32,18 @@ def build_head(config: ModelConfig, features: int, classes: int) -> nn.Module:
         for width in config.hidden:
             layers += [nn.Linear(features, width), nn.ReLU(inplace=True), nn.Dropout(config.dropout)]
             features = width
+    if config.one_logit:
+        return nn.Sequential(*layers, nn.Linear(features, 1), BesideZero())
     return nn.Sequential(*layers, nn.Linear(features, classes))
+
+
+class BesideZero(nn.Module):
+    """Makes two logits of one.
+
+    The softmax of (0, z) is the sigmoid of z, so cross entropy over both is binary cross entropy of z, and
+    everything behind the head meets two classes.
+    """
+
+    def forward(self, logit: torch.Tensor) -> torch.Tensor:
+        """From n x 1 to n x 2, the first column 0."""
+        return F.pad(logit, (1, 0))

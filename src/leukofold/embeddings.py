@@ -1,0 +1,70 @@
+"""Embeddings of out-of-fold images: the backbone's pooled features, by the network that has not seen the image.
+
+Each fold has a network, and so a space, of its own: distances mean something within a fold only.
+"""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from leukofold.files import replacing
+from leukofold.inference import score_rows
+from leukofold.loaders import CellDataset, make_loader
+from leukofold.reopening import ReopenedRun
+from leukofold.training.launch import make_inference_accelerator
+
+
+def run_embeddings(reopened: ReopenedRun) -> np.ndarray:
+    """Embeds all out-of-fold images of a run, or reads what was computed before.
+
+    Args:
+        reopened: The run with its data.
+
+    Returns:
+        n x D float32, in the order of ``reopened.cells``.
+
+    Raises:
+        UserError: Images or weights are not there any more.
+    """
+    folds = reopened.run.folds
+    parts = {int(fold): _fold_embeddings(reopened, int(fold)) for fold in np.unique(folds)}
+    vectors = np.empty((len(folds), next(iter(parts.values())).shape[1]), dtype=np.float32)
+    for fold, part in parts.items():
+        vectors[folds == fold] = part
+    return vectors
+
+
+def _fold_embeddings(reopened: ReopenedRun, fold: int) -> np.ndarray:
+    """Embeds one fold's held-out images and keeps the result in the fold's folder."""
+    path = reopened.run.folder.fold(fold).embeddings
+    frame = reopened.cells[reopened.run.folds == fold]
+    kept = _read(path, frame.image_id.to_numpy(dtype=str))
+    if kept is not None:
+        return kept
+    accelerator = make_inference_accelerator(None)
+    network = reopened.network(fold, accelerator.device)
+
+    @torch.inference_mode()
+    def forward(batch: Mapping[str, Any]) -> torch.Tensor:
+        return network.embed(batch["image"]).float()
+
+    loader = make_loader(
+        CellDataset(reopened.images(), frame), reopened.config.data.workers, reopened.config.inference.batch_size
+    )
+    vectors = score_rows(accelerator, loader, forward, len(frame), f"{reopened.run.name} fold {fold} embeddings")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, image_id=frame.image_id.to_numpy(dtype=str), embeddings=vectors)
+    return vectors
+
+
+def _read(path: Path, image_ids: np.ndarray) -> np.ndarray | None:
+    """Reads embeddings that were computed before; None where there are none, or of other images, or damaged ones."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.asarray(arrays["embeddings"]) if np.array_equal(arrays["image_id"], image_ids) else None
+    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
