@@ -63,6 +63,25 @@ def test_weights_come_from_a_local_file_without_its_classifier(tmp_path: Path, s
     assert all(torch.equal(value, donated[key]) for key, value in backbone.state_dict().items())
 
 
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_one_logit_beside_zero_is_a_binary_network(head: str) -> None:
+    torch.manual_seed(0)
+    built = build_head(ModelConfig.model_validate({"head": head, "one_logit": True}), features=24, classes=2).eval()
+    assert [layer.out_features for layer in built.modules() if isinstance(layer, nn.Linear)][-1] == 1
+    features, targets = torch.randn(9, 24), torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 1])
+    logits = built(features)
+    assert logits.shape == (9, 2)
+    assert (logits[:, 0] == 0).all()
+    torch.testing.assert_close(logits.softmax(dim=1)[:, 1], logits[:, 1].sigmoid())
+    binary = nn.functional.binary_cross_entropy_with_logits(logits[:, 1], targets.float())
+    torch.testing.assert_close(nn.functional.cross_entropy(logits, targets), binary)
+
+
+def test_one_logit_for_many_classes_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model.one_logit: tells two classes apart, the data have 13; set it to false"):
+        build_head(ModelConfig(one_logit=True), features=24, classes=13)
+
+
 def test_weights_of_another_architecture_are_refused_naming_the_keys(tmp_path: Path) -> None:
     path = tmp_path / "vit.safetensors"
     save_file(timm.create_model("test_vit").state_dict(), path)

@@ -49,6 +49,12 @@ class DataConfig(Section):
         dict[str, ExternalConfig],
         BeforeValidator(lambda given: _without_false(given)),  # so that a delta can drop what it extends
     ] = Field({}, description="data sets to train on besides, by their module in leukofold.external; false drops one")
+    drop_issues: Path | None = Field(
+        None, description="CSV of scripts/label_issues.py: its images are not trained on, but scored as given"
+    )
+    relabel_issues: Path | None = Field(
+        None, description="such a CSV: its images are trained on under suggested_label, but scored as given"
+    )
     cache: Path = Field(Path("cache"), description="folder for what can be recomputed from the input")
     workers: int | None = Field(
         None, ge=0, le=256, description="loader processes per process; null: one per core, 16 at most"

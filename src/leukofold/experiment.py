@@ -1,5 +1,6 @@
 """Everything that is settled before the first weight is drawn: data, folds and where results go."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from leukofold.cells import CellTable
+from leukofold.cells import UNLABELLED, CellTable
 from leukofold.competitions import Competition, get_competition
 from leukofold.config import Config
+from leukofold.corrections import read_corrections
 from leukofold.duplicates import find_duplicates, merge_groups
 from leukofold.errors import UserError
 from leukofold.external import read_source
@@ -36,6 +38,7 @@ class Experiment:
         table: All cells; the groups of images that are the same are merged.
         labelled: n rows to train on and score.
         folds: n fold numbers.
+        training_label: n class indices to train on, ``UNLABELLED`` where a list of label issues leaves the image out.
         test: The rows to predict.
         images: Every one of these rows' images, prepared.
         duplicates: Number of pairs of images that are the same, over the whole table.
@@ -49,6 +52,7 @@ class Experiment:
     table: CellTable
     labelled: pd.DataFrame
     folds: np.ndarray
+    training_label: np.ndarray
     test: pd.DataFrame
     images: ImageCache
     duplicates: int
@@ -59,6 +63,18 @@ class Experiment:
     def split_by(self) -> str:
         """What the folds really keep whole: ``group``, or ``image`` where no patients are known either."""
         return self.config.folds.by if self.competition.has_patients else "image"
+
+    def training_rows(self, fold: int) -> pd.DataFrame:
+        """Returns what is trained on when a fold is held out, under the labels to train on; index 0..n-1."""
+        kept = (self.folds != fold) & (self.training_label != UNLABELLED)
+        rows: pd.DataFrame = self.labelled.assign(label=self.training_label)[kept]
+        return rows.reset_index(drop=True)
+
+    @property
+    def corrected(self) -> tuple[int, int]:
+        """Numbers of images left out of training, and of those trained on under another label than the given one."""
+        left_out = self.training_label == UNLABELLED
+        return int(left_out.sum()), int((self.training_label != self.labelled.label)[~left_out].sum())
 
     def metadata(self, fold: int) -> dict[str, Any]:
         """Tells all that the fold's result depends on, and where it came from."""
@@ -74,11 +90,18 @@ class Experiment:
             "input": str(self.config.data.root),
             "external": sorted(self.config.data.external),
             "data_fingerprint": self.table.fingerprint(),
+            "corrections_sha256": self._corrections_digest(),
             "config_digest": self.config.digest(),
             "config": self.config.resolved(),
             "commit": git_commit(),
             "versions": library_versions(),
         }
+
+    def _corrections_digest(self) -> str | None:
+        """Digests the labels to train on: the path of a list does not tell what is in it."""
+        if not any(self.corrected):
+            return None
+        return hashlib.sha256(self.training_label.astype(np.int64).tobytes()).hexdigest()
 
 
 def read_cells(config: Config, progress: bool = True) -> CellTable:
@@ -151,15 +174,19 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
         folds = take_up_folds(run.split(), labelled, config.folds)
     else:
         folds = assign_folds(labelled, units[table.is_labelled], config.folds)
+    training_label = read_corrections(data, labelled, table.class_names)
     if debug:
         place = pd.DataFrame({"fold": folds, "external": labelled.is_external})
         kept = place.groupby(["fold", "external"]).head(DEBUG_IMAGES).index.to_numpy()
         labelled, folds, test = labelled.iloc[kept].reset_index(drop=True), folds[kept], test.head(DEBUG_IMAGES)
+        training_label = training_label[kept]
         epochs = min(2, config.training.epochs)
         config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
     images = open_cache(pd.concat([labelled, test]), preparation, competition.name, data.cache, progress)
     rendered = _any_rendered(table.frame.path)
-    return Experiment(config, run, competition, table, labelled, folds, test, images, len(pairs), rendered, debug)
+    return Experiment(
+        config, run, competition, table, labelled, folds, training_label, test, images, len(pairs), rendered, debug
+    )
 
 
 def _any_rendered(paths: pd.Series) -> bool:
@@ -191,6 +218,12 @@ def experiment_summary(experiment: Experiment) -> str:
         expansion.append(
             f"  {experiment.duplicates} pairs of images are the same and kept in one fold: "
             "see scripts/check_duplicates.py"
+        )
+    if any(experiment.corrected):
+        left_out, relabelled = experiment.corrected
+        expansion.append(
+            f"  label issues: {left_out} images are not trained on, {relabelled} under another label; "
+            "all are scored as given"
         )
     drawn = "  (RENDERED images, drawn by this project: no result on them says anything about patients)"
     leak = "" if by == "group" else "  (image-level: patients cross folds, scores are too high)"

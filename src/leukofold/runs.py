@@ -37,6 +37,14 @@ CLEARED = (
     "embeddings.npz",
     "last/state.pt",
 )  # when a fold is trained afresh
+COMMON = (
+    "config_digest",
+    "data_fingerprint",
+    "corrections_sha256",
+    "class_names",
+    "precision",
+    "pretrained_sha256",
+)  # in which all folds of a run agree
 RUNS = Path("oof")  # where runs lie, below the working folder
 
 
@@ -301,7 +309,7 @@ class RunFolder:
             other = FoldFolder(path).metadata()
             if not other or path.name in {f"fold{k}" for k in replaced}:
                 continue
-            for key in ("config_digest", "data_fingerprint", "class_names", "precision", "pretrained_sha256"):
+            for key in COMMON:
                 if other.get(key) != metadata.get(key):
                     what = _first_difference(other["config"], metadata["config"]) if key == "config_digest" else key
                     raise UserError(

@@ -73,7 +73,7 @@ class Trainer:
         self.progress = Progress()
         self.classes = len(experiment.table.class_names)
         held_out = experiment.folds == fold
-        self.train_frame = experiment.labelled[~held_out].reset_index(drop=True)
+        self.train_frame = experiment.training_rows(fold)
         self.held_out = experiment.labelled[held_out].reset_index(drop=True)
         # External images decide nothing: not the epoch that is kept, and not the headline
         self.validation = self.held_out[~self.held_out.is_external].reset_index(drop=True)
