@@ -3,12 +3,17 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from sklearn import metrics as sk
 
-from leukofold.metrics import METRICS, interval, score
+from leukofold.metrics import METRICS, Interval, interval, score
+from leukofold.metrics.bootstrap import intervals
+from leukofold.metrics.tables import group_accuracies, per_class
+from leukofold.metrics.weighted import Ranking
 
 
 def one_hot(predictions: list[int], n_classes: int) -> np.ndarray:
@@ -138,3 +143,214 @@ def test_a_rare_class_that_a_draw_leaves_out_does_not_count_against_it() -> None
     assert (perfect.value, perfect.low, perfect.high) == (1, 1, 1)  # the third class is one patient of 41
     absent = interval("macro_f1", labels, one_hot(labels.tolist(), 4), groups)
     assert absent.value == absent.high == pytest.approx(3 / 4)  # a class without any image still counts as 0
+
+
+# --- all metrics at once, and AUC ---------------------------------------------------------------
+
+
+def resampled(groups: np.ndarray, draws: int, seed: int) -> list[np.ndarray]:
+    """Rows of each bootstrap draw (up to 100, which are drawn together), as often as their group was drawn."""
+    names = np.unique(groups)
+    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+    return [np.repeat(np.arange(len(groups)), draw[np.searchsorted(names, groups)]) for draw in times]
+
+
+def mean_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """scikit-learn's AUC, averaged over the classes that are there and not alone."""
+    present = [k for k in range(probabilities.shape[1]) if 0 < (labels == k).sum() < len(labels)]
+    return float(np.mean([sk.roc_auc_score(labels == k, probabilities[:, k]) for k in present]))
+
+
+def as_tuple(found: Interval) -> tuple[float, float, float]:
+    return found.value, found.low, found.high
+
+
+def test_all_intervals_at_once_are_those_of_one_at_a_time() -> None:
+    labels, logits, groups = drawn(3)
+    found = intervals(labels, logits, groups, draws=130, seed=4)
+    assert set(found) == {*METRICS, "macro_auc"}
+    for metric in METRICS:
+        assert found[metric] == interval(metric, labels, logits, groups, draws=130, seed=4)
+
+
+@pytest.mark.parametrize("decimals", [0, 6])  # 0: nearly every score is tied
+def test_the_area_under_the_curve_is_scikit_learns(decimals: int) -> None:
+    labels, logits, groups = drawn(7)
+    logits = logits.round(decimals)
+    expected = sk.roc_auc_score(labels, softmax(logits, axis=1), multi_class="ovr", average="macro")
+    assert intervals(labels, logits, groups, draws=1)["macro_auc"].value == pytest.approx(expected)
+    two = np.minimum(labels, 1)
+    expected = sk.roc_auc_score(two, softmax(logits[:, :2], axis=1)[:, 1])
+    assert intervals(two, logits[:, :2], groups, draws=1)["macro_auc"].value == pytest.approx(expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 80), st.integers(1, 12), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_a_draws_area_under_the_curve_is_scikit_learns_of_weighted_images(
+    n: int, n_groups: int, n_scores: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    group = np.unique(rng.integers(0, n_groups, n), return_inverse=True)[1]
+    positive = rng.random(n) < 0.4
+    positive[:2] = [True, False]
+    scores = rng.integers(0, n_scores, n) / n_scores
+    weights = rng.multinomial(group.max() + 1, np.full(group.max() + 1, 1 / (group.max() + 1)), 5).T
+    areas = Ranking.of(positive, scores, group).auc(weights.astype(np.float64))
+    for area, weight in zip(areas, weights.T[:, group], strict=True):
+        if weight[positive].any() and weight[~positive].any():
+            assert area == pytest.approx(sk.roc_auc_score(positive, scores, sample_weight=weight))
+        else:
+            assert np.isnan(area)
+
+
+def test_the_interval_of_the_area_under_the_curve_is_that_of_resampled_patients() -> None:
+    rng = np.random.default_rng(11)
+    labels = np.array([0] * 50 + [1] * 30 + [3] * 4)  # class 2 has no image, class 3 is in one patient
+    groups = np.concatenate([rng.integers(0, 9, 80), np.full(4, 9)])
+    logits = rng.normal(size=(84, 4)).round(1) + np.eye(4)[labels]
+    probabilities = softmax(logits, axis=1)
+    found = intervals(labels, logits, groups, draws=90, seed=2)["macro_auc"]
+    values = [mean_auc(labels[rows], probabilities[rows]) for rows in resampled(groups, 90, 2)]
+    assert as_tuple(found) == pytest.approx((mean_auc(labels, probabilities), *np.quantile(values, [0.025, 0.975])))
+
+
+def test_where_patients_are_all_alike_the_choice_of_patients_does_not_matter() -> None:
+    labels, logits, _ = drawn(2, n=30)
+    groups = np.repeat(np.arange(8), 30)
+    for found in intervals(np.tile(labels, 8), np.tile(logits, (8, 1)), groups, draws=50).values():
+        assert (found.low, found.high) == pytest.approx((found.value, found.value))
+
+
+def test_subjects_are_judged_by_their_mean_logits() -> None:
+    labels = np.array([1, 1, 1, 0, 0])
+    logits = np.array([[0, 5], [1, 0], [1, 0], [1, 0], [0, 3]])  # subject a: 2 of 3 cells wrong, one very right
+    found = intervals(labels, logits, np.array(["a", "a", "a", "b", "b"]), draws=400)["subject_accuracy"]
+    assert as_tuple(found) == (0.5, 0, 1)
+
+
+def test_the_interval_over_subjects_is_that_of_resampled_subjects() -> None:
+    labels = np.array([0, 1] * 10)
+    right = np.arange(20) < 14
+    logits = one_hot(np.where(right, labels, 1 - labels).tolist(), 2)
+    found = intervals(np.repeat(labels, 3), np.repeat(logits, 3, axis=0), np.repeat(np.arange(20), 3), draws=80, seed=6)
+    values = [right[rows].mean() for rows in resampled(np.arange(20), 80, 6)]
+    assert as_tuple(found["subject_accuracy"]) == pytest.approx((0.7, *np.quantile(values, [0.025, 0.975])))
+
+
+def test_patients_with_cells_of_several_classes_have_no_label_of_their_own() -> None:
+    labels = np.array([0, 1, 1])
+    assert "subject_accuracy" not in intervals(labels, one_hot([0, 1, 1], 2), np.array(["a", "a", "b"]), draws=10)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("labels", "groups"),
+    [([0], ["a"]), ([1, 1, 1], ["a", "b", "c"]), ([0, 1, 1], ["a", "a", "a"]), ([2, 2, 0], ["a", "a", "b"])],
+    ids=["one image", "one class", "one group", "a class per group"],
+)
+def test_few_images_groups_or_classes_are_scored_without_a_warning(labels: list[int], groups: list[str]) -> None:
+    truth, logits = np.array(labels), np.eye(3)[labels] * 2
+    found = intervals(truth, logits, np.array(groups), draws=40)
+    area = found.pop("macro_auc")
+    one_class = len(set(labels)) == 1
+    assert as_tuple(area) == pytest.approx((np.nan,) * 3 if one_class else (1, 1, 1), nan_ok=True)
+    assert found["accuracy"] == Interval(1, 1, 1)
+    assert all(0 <= each.low <= each.value <= each.high <= 1 for each in found.values())
+    table = per_class(truth, logits, np.array(groups), ["x", "y", "z"], draws=40)
+    assert table.images.tolist() == np.bincount(truth, minlength=3).tolist()
+
+
+# --- by class and by patient --------------------------------------------------------------------
+
+
+def test_a_table_of_classes_worked_out_by_hand() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    groups = np.array(["a", "a", "b", "b", "b", "c"])
+    table = per_class(labels, one_hot([0, 0, 1, 0, 1, 1], 5), groups, ["LY", "MO", "EO", "BA", "PC"], draws=10)
+    assert list(table.columns) == [
+        "class", "images", "groups", "predicted", "precision", "recall", "f1", "auc",
+        "precision_low", "precision_high", "recall_low", "recall_high", "f1_low", "f1_high",
+    ]  # fmt: skip
+    assert table["class"].tolist() == ["LY", "MO", "EO", "BA", "PC"]
+    assert table.images.tolist() == [3, 2, 1, 0, 0]
+    assert table.groups.tolist() == [2, 1, 1, 0, 0]
+    assert table.predicted.tolist() == [3, 3, 0, 0, 0]
+    assert table.precision.tolist() == pytest.approx([2 / 3, 1 / 3, 0, 0, 0])
+    assert table.recall.tolist() == pytest.approx([2 / 3, 1 / 2, 0, np.nan, np.nan], nan_ok=True)
+    assert table.f1.tolist() == pytest.approx([4 / 6, 2 / 5, 0, 0, 0])
+    # pairs of an image of the class and another: right where only the first is taken for it, half where both or neither
+    areas = [(2 * 2 + (2 * 1 + 1 * 2) / 2) / 9, (1 * 2 + (1 * 2 + 1 * 2) / 2) / 8, 1 / 2, np.nan, np.nan]
+    assert table.auc.tolist() == pytest.approx(areas, nan_ok=True)
+
+
+def test_the_table_of_classes_is_scikit_learns_and_averages_to_the_score() -> None:
+    rng = np.random.default_rng(1)
+    labels, logits = rng.integers(0, 6, 200), rng.normal(size=(200, 7)).astype(np.float32)
+    table = per_class(labels, logits, rng.integers(0, 20, 200), list("abcdefg"), draws=20)
+    shared = {"labels": range(7), "average": None, "zero_division": 0}
+    predictions = logits.argmax(axis=1)
+    assert table.precision.tolist() == pytest.approx(sk.precision_score(labels, predictions, **shared))
+    assert table.recall[:6].tolist() == pytest.approx(sk.recall_score(labels, predictions, **shared)[:6])
+    assert table.f1.tolist() == pytest.approx(sk.f1_score(labels, predictions, **shared))
+    scores = score(labels, logits)
+    assert table.f1.mean() == pytest.approx(scores["macro_f1"])
+    assert table.precision.mean() == pytest.approx(scores["macro_precision"])
+    assert table.recall.mean() == pytest.approx(scores["balanced_accuracy"])
+    exact = softmax(logits.astype(np.float64), axis=1)
+    assert table.auc.mean() == pytest.approx(mean_auc(labels, exact))
+
+
+def test_the_intervals_of_classes_are_those_of_resampled_patients_that_have_the_class() -> None:
+    labels, logits, groups = drawn(8)
+    labels = np.where((labels == 2) & (groups != "p3"), 0, labels)  # class 2 is in one patient
+    table = per_class(labels, logits, groups, list("abc"), draws=100, seed=5).set_index("class")
+    shared = {"labels": range(3), "average": None, "zero_division": 0}
+    values: dict[str, list[np.ndarray]] = {"precision": [], "recall": [], "f1": []}
+    for rows in resampled(groups, 100, 5):
+        truth, predictions = labels[rows], logits[rows].argmax(axis=1)
+        there = np.bincount(truth, minlength=3) > 0
+        for metric, found in values.items():
+            found.append(np.where(there, getattr(sk, f"{metric}_score")(truth, predictions, **shared), np.nan))
+    assert 20 < np.isnan(values["recall"])[:, 2].sum() < 60  # (11 / 12)^12 = 35 % of draws lack the patient
+    for metric, found in values.items():
+        low, high = np.nanquantile(found, [0.025, 0.975], axis=0)
+        assert table[f"{metric}_low"].tolist() == pytest.approx(low.tolist())
+        assert table[f"{metric}_high"].tolist() == pytest.approx(high.tolist())
+
+
+def test_a_class_without_images_has_no_interval() -> None:
+    table = per_class(np.array([0, 0, 1]), one_hot([0, 2, 1], 3), np.arange(3), ["a", "b", "c"], draws=30)
+    absent = table.iloc[2]
+    assert (absent.images, absent.groups, absent.predicted, absent.precision, absent.f1) == (0, 0, 1, 0, 0)
+    assert absent.drop(["class", "images", "groups", "predicted", "precision", "f1"]).isna().all()
+    assert table.iloc[:2].notna().all(axis=None)
+
+
+def test_patients_are_listed_from_the_worst_to_the_best() -> None:
+    labels = np.array([0, 1, 1, 0, 0, 2, 2])
+    groups = np.array(["b", "a", "a", "a", "c", "c", "c"])
+    found = group_accuracies(labels, one_hot([0, 1, 0, 0, 1, 1, 2], 3), groups)
+    expected = {
+        "group": ["c", "a", "b"],
+        "images": [3, 3, 1],
+        "correct": [1, 2, 1],
+        "accuracy": [1 / 3, 2 / 3, 1],
+        "majority_label": [2, 1, 0],
+    }
+    pd.testing.assert_frame_equal(found, pd.DataFrame(expected), check_dtype=False)
+
+
+def test_of_equally_frequent_classes_the_first_stands_for_the_patient_and_equal_patients_are_in_order() -> None:
+    found = group_accuracies(np.array([2, 1, 0, 0]), one_hot([2, 1, 0, 0], 3), np.array(["d", "d", "c", "b"]))
+    assert found.group.tolist() == ["b", "c", "d"]
+    assert found.majority_label.tolist() == [0, 0, 1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 10), st.integers(0, 2**32 - 1))
+def test_patients_accuracies_average_to_the_accuracy_of_all_images(n: int, n_groups: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels, logits = rng.integers(0, 3, n), rng.normal(size=(n, 3))
+    found = group_accuracies(labels, logits, rng.integers(0, n_groups, n).astype(str))
+    assert np.average(found.accuracy, weights=found.images) == pytest.approx(score(labels, logits)["accuracy"])
+    assert found.images.sum() == n

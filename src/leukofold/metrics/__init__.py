@@ -1,0 +1,13 @@
+"""The metrics of the leaderboards and of a laboratory, with intervals by bootstrap over patients.
+
+``scores`` has the numbers, ``bootstrap`` their intervals, ``tables`` the same per class and per patient; ``weighted``
+is what the bootstrap computes draws with.
+"""
+
+from leukofold.metrics.bootstrap import Interval, interval
+from leukofold.metrics.scores import METRICS, score
+from leukofold.metrics.weighted import from_confusions
+
+__all__ = ["METRICS", "Interval", "interval", "score"]
+
+_from_confusion = from_confusions  # the name that leukofold.blending imports

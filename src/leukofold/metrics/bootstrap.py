@@ -1,0 +1,154 @@
+"""What a score owes to the choice of patients: percentile bootstrap over groups (Efron 1979).
+
+Images of one patient are not independent, so patients are drawn with replacement, each with all its images. A class
+whose patients a draw leaves out drops out of that draw's macro averages; counted as 0 it would pull the interval of
+rare classes down.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+from tqdm import tqdm
+
+from leukofold.metrics.weighted import confusion_counts, confusions, from_confusions, macro_auc, rankings
+
+DRAWS_AT_ONCE = 100  # of the bootstrap, to bound memory at tens of thousands of groups
+
+Statistic = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+"""Takes the weights of G groups in m draws, G x m, to name -> m values, or m x K where each class has one."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the range that holds it at the stated level.
+
+    Attributes:
+        value: On all rows.
+        low: Lower end.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def interval(
+    metric: str,
+    labels: np.ndarray,
+    logits: np.ndarray,
+    groups: np.ndarray,
+    reference: np.ndarray | None = None,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Estimates how much a score, or the difference of two, owes to the choice of patients.
+
+    Args:
+        metric: A key of ``METRICS``.
+        labels: n class indices.
+        logits: n x K.
+        groups: n patients.
+        reference: n x K logits of the same images; then the difference to them, in the same draws (paired).
+        draws: Number of bootstrap draws.
+        level: Share of the draws inside the interval.
+        seed: Of the draws.
+
+    Returns:
+        The score on all images and its interval.
+    """
+    group = np.unique(groups, return_inverse=True)[1]
+    scores = [_metrics(labels, each, group) for each in (logits, reference) if each is not None]
+
+    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
+        values = [score_of(weights)[metric] for score_of in scores]
+        return {metric: values[0] if reference is None else values[0] - values[1]}
+
+    found = bootstrap(statistic, group, draws, level, seed)
+    return Interval(*map(float, found[metric]))
+
+
+def intervals(
+    labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> dict[str, Interval]:
+    """Estimates how much every score owes to the choice of patients, all in the same draws.
+
+    Args:
+        labels: n class indices.
+        logits: n x K.
+        groups: n patients.
+        draws: Number of bootstrap draws.
+        level: Share of the draws inside the interval.
+        seed: Of the draws.
+
+    Returns:
+        The metrics of ``METRICS``, as ``interval`` has them, and
+
+        * ``macro_auc``: mean over the classes present of the area under the ROC curve of the class's softmax
+          probability, class against rest; with two classes the binary AUC of class 1. NaN where there is
+          one class only.
+        * ``subject_accuracy``: share of the groups whose mean logits are highest at their label. Only where
+          every group has one label, as a subject is leukaemic or normal; a group of several classes has
+          no label of its own, and the key is left out.
+    """
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    score_of = _metrics(labels, logits, group)
+    ranked = rankings(labels, softmax(logits.astype(np.float64), axis=1), group)
+    label = labels[first]
+    subjects = np.array_equal(label[group], labels)
+    right = pd.DataFrame(logits, dtype=np.float64).groupby(group).mean().to_numpy().argmax(axis=1) == label
+
+    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
+        values = {**score_of(weights), "macro_auc": macro_auc(ranked, weights)}
+        if subjects:
+            values["subject_accuracy"] = right @ weights / len(right)
+        return values
+
+    found = bootstrap(statistic, group, draws, level, seed)
+    return {name: Interval(*map(float, values)) for name, values in found.items()}
+
+
+def bootstrap(statistic: Statistic, group: np.ndarray, draws: int, level: float, seed: int) -> dict[str, np.ndarray]:
+    """Computes a statistic on all rows and its percentile interval over draws of the groups.
+
+    Args:
+        statistic: What is estimated; NaN in draws that cannot tell, which drop out.
+        group: n group indices, 0..G-1, each of them there.
+        draws: Number of bootstrap draws.
+        level: Share of the draws inside the interval.
+        seed: Of the draws.
+
+    Returns:
+        Name -> value on all rows, low, high: 3 numbers, or 3 x K; low and high are NaN where no draw can tell.
+    """
+    groups = int(group.max()) + 1
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for start in tqdm(range(0, draws, DRAWS_AT_ONCE), desc="bootstrap", leave=False, delay=2):
+        times = rng.multinomial(groups, np.full(groups, 1 / groups), min(DRAWS_AT_ONCE, draws - start))
+        drawn.append(statistic(np.ascontiguousarray(times.T, dtype=np.float64)))
+    whole = statistic(np.ones((groups, 1)))
+    return {
+        name: np.concatenate([value, _ends(np.concatenate([each[name] for each in drawn]), level)])
+        for name, value in whole.items()
+    }
+
+
+def _ends(values: np.ndarray, level: float) -> np.ndarray:
+    """Returns the two quantiles that hold a share of the draws (first axis) between them, 2 x ...; NaN do not count."""
+    unknown = np.isnan(values).all(axis=0)
+    ends = np.nanquantile(np.where(unknown, 0, values), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return np.where(unknown, np.nan, ends)
+
+
+def _metrics(
+    labels: np.ndarray, logits: np.ndarray, group: np.ndarray
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Returns what takes weights of the groups to every metric of ``METRICS``."""
+    counts = confusion_counts(labels, logits, group)
+    known = np.bincount(labels, minlength=logits.shape[1]) > 0
+    return lambda weights: from_confusions(confusions(counts, weights), known)
