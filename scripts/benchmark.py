@@ -3,6 +3,7 @@
     python scripts/benchmark.py cache          # training images from the cache, and decoded from their files
     python scripts/benchmark.py denoise        # our non-local means, and scikit-image's
     python scripts/benchmark.py duplicates     # all pairs of 100,000 hashes, by matrix products and one by one
+    python scripts/benchmark.py blend          # every method of combining nine runs, judged by nested folds
 
 Behaviours: creates nothing but temporary files; prints one line per measurement. Run it on a machine that
 does nothing else.
@@ -12,6 +13,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,7 +144,43 @@ def duplicates(images: int | None) -> None:
     timed("one hash against all, popcount", some, one_by_one)
 
 
+def blend(images: int | None) -> None:
+    """Every method of combination on nine runs of 13 classes, from logits to the judgement by nested folds."""
+    import numpy as np
+
+    from leukofold.blending.aligning import AlignedRuns
+    from leukofold.blending.judging import judge
+    from leukofold.blending.methods import PLAIN, method_names
+    from leukofold.competitions import get_competition
+
+    count, rng = images or 38_535, np.random.default_rng(0)
+    competition = get_competition("wbcbench")
+    classes = len(competition.class_names)
+    labels = rng.choice(classes, count, p=1.6 ** np.arange(classes) / (1.6 ** np.arange(classes)).sum())
+    group = rng.integers(0, 345, count)
+    signal = rng.gamma(2, 2, (count, 1)) * np.eye(classes)[labels] + rng.normal(size=(count, classes))
+    oof = np.stack([signal + rng.normal(0, 0.5 + 0.1 * k, signal.shape) for k in range(9)]).astype(np.float32)
+    names = tuple(f"run {k}" for k in range(9))
+    for folds in (3, 5):
+        runs = AlignedRuns(
+            names,
+            competition.class_names,
+            competition.metric,
+            oof,
+            oof[:, :0],
+            labels,
+            group % folds,
+            group,
+            np.zeros(count, dtype=bool),
+        )
+        print(f"{count} images of 345 groups, {classes} classes, 9 runs, {folds} folds")
+        for method in method_names():
+            if method != PLAIN:
+                timed(method, count, partial(judge, runs, [method]))
+
+
 BENCHMARKS: dict[str, Callable[[int | None], None]] = {
+    "blend": blend,
     "cache": cache,
     "denoise": denoise,
     "duplicates": duplicates,

@@ -1,10 +1,18 @@
-"""Blends runs by averaging their logits and writes a checked submission for each competition.
+"""Blends runs by the mean of their logits, or by a better method, and writes a checked submission per competition.
 
     python scripts/blend.py
     python scripts/blend.py --run wbcbench/convnextv2_tiny --run wbcbench/swinv2_tiny --name two-models
+    python scripts/blend.py --method greedy
+    python scripts/blend.py --method all
+
+Methods: mean_logits (the default), mean_probabilities, rank_average, greedy (selection with replacement), log_loss
+(its convex optimum), stacking (logistic regression); each also with +biases, one per class for the competition's
+metric, such as mean_logits+biases; all tries every one. A method is judged by nested folds, each fold by what was
+fitted on the others, and taken only if its gain over the mean of logits is real: if the interval of the gain, by
+bootstrap over groups, lies above 0.
 
 Behaviours: reads oof/<run>/fold*/, creates submissions/<competition>/<name>.csv or .zip and
-<name>.json beside it (scores, runs, configurations, commits, library versions).
+<name>.json beside it (scores, method, runs, configurations, commits, library versions).
 """
 
 import argparse
@@ -14,12 +22,14 @@ from leukofold.cli import main_guard
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--run", action="append", default=[], metavar="NAME", help="a run; may be repeated (default: all)"
     )
     parser.add_argument("--competition", metavar="NAME", help="only this competition's runs (default: all found)")
     parser.add_argument("--name", help="the submission's name (default: made of the runs' names)")
+    parser.add_argument("--method", metavar="NAME", default="mean_logits", help="how to combine (default: mean_logits)")
+    parser.add_argument("--insist", action="store_true", help="take the method even if its gain is not real")
     return parser.parse_args()
 
 
@@ -30,14 +40,16 @@ def main() -> None:
 
     from leukofold.blending.combining import blend_runs
     from leukofold.blending.loading import select_runs
+    from leukofold.blending.methods import need_method
     from leukofold.competitions import get_competition
     from leukofold.submission import write_submission
     from leukofold.summary import blend_summary
 
+    need_method(arguments.method, arguments.insist)
     if arguments.competition is not None:
         get_competition(arguments.competition)
     for runs in select_runs(arguments.run, arguments.competition).values():
-        blend = blend_runs(runs)
+        blend = blend_runs(runs, arguments.method, arguments.insist)
         submission = write_submission(blend, arguments.name) if len(blend.test.image_id) else None
         print(blend_summary(blend, submission), end="\n\n")
 

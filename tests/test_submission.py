@@ -253,7 +253,6 @@ def test_the_scores_of_a_blend_are_scikit_learns(wbc_runs: RunMaker) -> None:
         ({"class_names": list(reversed(CLASS_NAMES))}, "class order"),
         ({"data_fingerprint": "f" * 16}, "data"),
         ({"shift": 1}, "split into folds"),
-        ({"trained": (0, 2)}, r"trained folds ([0, 2], [0, 1, 2])"),
         ({"rendered": True}, "rendering"),
     ],
 )
@@ -264,6 +263,12 @@ def test_runs_that_do_not_belong_together_are_refused_by_both_names(
     assert message.startswith(f"other/one and first/one: different {said};")
 
 
+def test_runs_that_lack_folds_are_named_with_what_they_lack(wbc_runs: RunMaker) -> None:
+    made = [wbc_runs.make("whole"), wbc_runs.make("part", trained=(0, 2)), wbc_runs.make("bit", trained=(1,))]
+    message = refusal(wbc_runs, *made)
+    assert message.startswith("different trained folds: part lacks fold 1; bit lacks fold 0, 2; train what is missing")
+
+
 def test_runs_of_different_test_images_are_refused(wbc_runs: RunMaker) -> None:
     first = wbc_runs.make("first")
     other = wbc_runs.make("other")
@@ -271,7 +276,7 @@ def test_runs_of_different_test_images_are_refused(wbc_runs: RunMaker) -> None:
         part = other.folder.fold(k).predictions("test")
         renamed = np.array(["04000009.jpg", "04000002.jpg", "04000006.jpg"])
         replace(part, image_id=renamed).save(other.folder.fold(k).path / "test.npz")
-    assert "different images" in refusal(wbc_runs, first, other)
+    assert "other and first: different images, 04000005.jpg first of 2" in refusal(wbc_runs, first, other)
 
 
 def test_runs_on_rendered_images_are_left_out_where_there_are_real_ones(
@@ -310,6 +315,7 @@ def test_the_origin_of_a_submission_has_its_sum_and_scores(wbc_runs: RunMaker, t
     assert sum(origin["predicted"].values()) == 3
     assert all(origin["predicted"][label] == labels.count(label) for label in CLASS_NAMES)
     assert (origin["competition"], origin["rendered"], origin["split_by"]) == ("wbcbench", False, "group")
+    assert origin["method"] == {"asked": "mean_logits", "taken": "mean_logits", "reason": "asked for", "judged": {}}
     assert (origin["oof"]["images"], origin["oof"]["folds"], origin["oof"]["missing_folds"]) == (30, [0, 1, 2], [])
     for run, entry in zip(made, origin["runs"], strict=True):
         names = sorted(run.labels)

@@ -128,7 +128,7 @@ def _origin(blend: Blend) -> dict[str, Any]:
         "competition": metadata["competition"],
         "rendered": metadata["rendered"],
         "split_by": metadata["split_by"],
-        "method": "mean of logits",
+        "method": _method(blend),
         "metric": metadata["metric"],
         "oof": {
             "images": int((~blend.oof.is_external).sum()),
@@ -155,4 +155,22 @@ def _origin(blend: Blend) -> dict[str, Any]:
         "class_names": metadata["class_names"],
         "commit": git_commit(),
         "versions": library_versions(),
+    }
+
+
+def _method(blend: Blend) -> dict[str, Any]:
+    """Tells how the runs were combined, and what each method that was tried gained under nested folds."""
+    run_names = [run.name for run in blend.runs]
+    return {
+        "asked": blend.choice.asked,
+        "taken": blend.choice.method,
+        "reason": blend.choice.reason,
+        "judged": {
+            one.method: {
+                "nested": one.value,
+                "gain": {"value": one.gain.value, "low": one.gain.low, "high": one.gain.high, "level": one.level},
+                "fitted": one.combiner.describe(run_names, blend.oof.class_names),
+            }
+            for one in blend.choice.judged
+        },
     }

@@ -1,12 +1,17 @@
 """The table that ends a blend: scores per fold and run, and where the files are."""
 
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from leukofold.blending.combining import Blend, competition_scores
 from leukofold.competitions import get_competition
 from leukofold.metrics import METRICS
 from leukofold.runs import Predictions
 from leukofold.submission import sidecar
+
+PLAIN_TITLE = "blend, mean of logits"
 
 
 def blend_summary(blend: Blend, submission: Path | None) -> str:
@@ -17,12 +22,11 @@ def blend_summary(blend: Blend, submission: Path | None) -> str:
         submission: The file that was written; None where the input holds no test images.
 
     Returns:
-        Lines: a title, macro-F1 and the competition's metric per fold, warnings, files.
+        Lines: a title, warnings, macro-F1 and the competition's metric per fold, what methods gained, files.
     """
     metadata = blend.metadata
     folds = sorted(set(blend.folds.tolist()))
     competition = get_competition(metadata["competition"])
-    width = 2 + max(len("blend, mean of logits"), *(len(run.name) for run in blend.runs))
     lines = [
         f"{competition.title}: {len(blend.runs)} run(s), {(~blend.oof.is_external).sum()} images scored out of fold"
     ]
@@ -33,15 +37,19 @@ def blend_summary(blend: Blend, submission: Path | None) -> str:
     if blend.runs[0].missing_folds:
         missing = ", ".join(map(str, blend.runs[0].missing_folds))
         lines.append(f"  not trained yet: fold {missing}; the scores cover the other folds' images only")
+    titled = [(run.name, run.oof) for run in blend.runs] + [(PLAIN_TITLE, blend.plain)]
+    if blend.choice.judged:
+        best = blend.choice.judged[0]
+        titled.append((f"blend, {best.method}", replace(blend.plain, logits=best.nested)))
+    width = 2 + max(len(title) for title, _ in titled)
+    scored = {title: _scores(oof, blend.folds) for title, oof in titled}
     for metric in dict.fromkeys(("macro_f1", metadata["metric"])):
         lines.append(f"  {METRICS[metric]:<{width}}  " + "  ".join(f"fold {k}" for k in folds) + "   all folds")
-
-        def row(title: str, oof: Predictions, metric: str = metric) -> str:
-            cells = [f"{competition_scores(oof, blend.folds == k)[metric]:6.4f}" for k in folds]
-            return f"    {title:<{width - 2}}  " + "  ".join(cells) + f"   {competition_scores(oof)[metric]:.4f}"
-
-        lines += [row(run.name, run.oof) for run in blend.runs]
-        lines.append(row("blend, mean of logits", blend.oof))
+        for title, (*parts, whole) in scored.items():
+            cells = "  ".join(f"{part[metric]:6.4f}" for part in parts)
+            lines.append(f"    {title:<{width - 2}}  {cells}   {whole[metric]:.4f}")
+    if blend.choice.judged:
+        lines += _choice_lines(blend)
     if submission is None:
         return "\n".join([*lines, f"  no submission: {metadata['input']} holds no test images"])
     lines += [
@@ -49,3 +57,27 @@ def blend_summary(blend: Blend, submission: Path | None) -> str:
         f"  origin      {sidecar(submission)}",
     ]
     return "\n".join(lines)
+
+
+def _scores(oof: Predictions, folds: np.ndarray) -> list[dict[str, float]]:
+    """Scores each fold, then all of them together."""
+    return [competition_scores(oof, folds == k) for k in sorted(set(folds.tolist()))] + [competition_scores(oof)]
+
+
+def _choice_lines(blend: Blend) -> list[str]:
+    """Tells what methods gained over the plain mean, which one was taken and what it was fitted to."""
+    choice, metric = blend.choice, METRICS[blend.metadata["metric"]]
+    best = choice.judged[0]
+    width = max(len(one.method) for one in choice.judged) + 2
+    interval = f"{100 * best.level:.4g} % interval"
+    lines = [f"  {f'nested folds, {metric}':<{width + 2}}  against the mean of logits, {interval}"]
+    for one in choice.judged:
+        gain = f"{one.gain.value:+.4f} ({one.gain.low:+.4f} to {one.gain.high:+.4f})"
+        lines.append(f"    {one.method:<{width}}  {one.value:.4f}  {gain}  {'real' if one.real else 'not real'}")
+    lines.append(f"  taken       {choice.method}: {choice.reason}")
+    for title, named in best.combiner.describe([run.name for run in blend.runs], blend.oof.class_names).items():
+        values = ", ".join(
+            f"{name} {value:+.2f}" if title == "biases" else f"{name} {value:.3f}" for name, value in named.items()
+        )
+        lines.append(f"  {title:<10}  {values}" + ("" if choice.taken else f" ({best.method}, not taken)"))
+    return lines

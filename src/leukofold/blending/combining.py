@@ -1,12 +1,16 @@
-"""Several runs' logits side by side: aligned, refused where they do not belong together, averaged."""
+"""Several runs made one: by the plain mean of their logits, or by a method that is better than that."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from leukofold.blending.loading import LoadedRun, average_logits, need_equal
+from leukofold.blending.aligning import align_runs
+from leukofold.blending.judging import Choice, choose
+from leukofold.blending.loading import LoadedRun, average_logits
+from leukofold.blending.methods import PLAIN
+from leukofold.blending.scores import log_probabilities
 from leukofold.metrics import score
 from leukofold.runs import Predictions
 
@@ -17,15 +21,21 @@ class Blend:
 
     Attributes:
         runs: The runs.
-        oof: Held-out images with averaged logits.
+        oof: Held-out images; logits combined by the method taken. Those of a fitted method are nested, each
+            image's by a combiner that was fitted on other folds, so that whatever scores them is honest.
+            ``single_view`` is always the plain mean.
         folds: The fold of each row of ``oof``.
-        test: Test images with averaged logits.
+        test: Test images; logits combined by the method taken, fitted on all of ``oof``.
+        plain: Held-out images with averaged logits; ``oof`` itself where the plain mean was taken.
+        choice: Which method was asked for, which one was taken, and why.
     """
 
     runs: Sequence[LoadedRun]
     oof: Predictions
     folds: np.ndarray
     test: Predictions
+    plain: Predictions
+    choice: Choice
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -37,29 +47,30 @@ class Blend:
         return competition_scores(self.oof)
 
 
-def blend_runs(runs: Sequence[LoadedRun]) -> Blend:
-    """Averages logits over runs, with equal weights.
+def blend_runs(runs: Sequence[LoadedRun], method: str = PLAIN, insist: bool = False) -> Blend:
+    """Combines runs.
 
     Args:
         runs: At least one, all of the same competition, data, classes, split and folds.
+        method: The plain mean of logits, or another one of ``method_names`` or ``all``, which is taken if its gain
+            over the plain mean under nested folds is real.
+        insist: Take it whatever it gains.
 
     Returns:
         The blend, its rows in the order of the first run.
 
     Raises:
-        UserError: Runs do not belong together; says which and in what they differ.
+        UserError: Runs do not belong together; says which and in what they differ. Or a method is to be fitted
+            and there are fewer than two folds.
     """
-    first = runs[0]
-    for run in runs[1:]:
-        for title, key in (("data", "data_fingerprint"), ("class order", "class_names"), ("rendering", "rendered")):
-            need_equal(f"{run.name} and {first.name}", title, run.metadata[key], first.metadata[key])
-        folds, others = (r.split.set_index("image_id").fold.to_dict() for r in (run, first))
-        need_equal(f"{run.name} and {first.name}", "split into folds", folds, others)
-        trained = [sorted(set(r.folds.tolist())) for r in (run, first)]
-        need_equal(f"{run.name} and {first.name}", f"trained folds ({trained[0]}, {trained[1]})", *trained)
-    oof = average_logits([run.oof for run in runs])
-    test = average_logits([run.test for run in runs])
-    return Blend(runs, oof, first.folds, test)
+    aligned = align_runs(runs)
+    choice = choose(aligned, method, insist)
+    plain = average_logits([run.oof for run in runs])
+    oof, test = plain, average_logits([run.test for run in runs])
+    if choice.taken:
+        oof = replace(plain, logits=choice.taken.nested)
+        test = replace(test, logits=choice.taken.combiner(log_probabilities(aligned.test)).T)
+    return Blend(runs, oof, aligned.folds, test, plain, choice)
 
 
 def competition_scores(oof: Predictions, rows: np.ndarray | None = None) -> dict[str, float]:

@@ -1,0 +1,34 @@
+"""What a report says first, in a few lines for the log."""
+
+from collections.abc import Sequence
+
+from leukofold.blending.loading import LoadedRun
+from leukofold.competitions import get_competition
+from leukofold.report.numbers import TITLES, Numbers
+
+
+def report_summary(runs: Sequence[LoadedRun], numbers: Numbers) -> str:
+    """Describes a report for people.
+
+    Args:
+        runs: The runs.
+        numbers: The report's.
+
+    Returns:
+        Lines: a title, warnings, and the headline metric of each run with its interval.
+    """
+    metadata = runs[0].metadata
+    lines = [f"{get_competition(metadata['competition']).title}: {TITLES[numbers.metric]}, 95 % interval by patient"]
+    if metadata["rendered"]:
+        lines.append("  RENDERED images, drawn by this project: these scores say nothing about patients")
+    if metadata["split_by"] == "image":
+        lines.append("  image-level folds: patients cross them, the scores are too high")
+    for run in runs:
+        if run.missing_folds:
+            missing = ", ".join(map(str, run.missing_folds))
+            lines.append(f"  not trained yet: {run.name} fold {missing}; the report covers the other folds only")
+    width = max(len(each.name) for each in numbers.scores)
+    for each in numbers.scores:
+        found = each.metrics[numbers.metric]
+        lines.append(f"  {each.name:<{width}}  {found.value:.4f}  ({found.low:.4f} to {found.high:.4f})")
+    return "\n".join(lines)
