@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from cleanlab.count import num_label_issues
+from cleanlab import filter as cleanlab_filter
 from cleanlab.rank import get_label_quality_ensemble_scores, get_label_quality_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,17 +51,19 @@ def test_planted_errors_are_found_and_put_right(classes: int, runs: int) -> None
     assert issues.given.tolist() == labels.tolist()
 
 
-def test_the_ranking_and_the_number_of_issues_are_cleanlabs() -> None:
+def test_the_ranking_and_the_issues_are_cleanlabs() -> None:
     _, labels, logits = planted(5, seed=1)
-    logits = logits / 3  # less sure, so that networks agree with some of the lowest qualities
+    logits = logits / 3  # less sure, as networks are
     probabilities = softmax(logits[0], axis=1)
-    quality = get_label_quality_scores(labels, probabilities, adjust_pred_probs=True)
-    worst = np.argsort(quality, kind="stable")[: num_label_issues(labels, probabilities)]
+    ranked = cleanlab_filter.find_label_issues(
+        labels, probabilities, return_indices_ranked_by="self_confidence", filter_by="low_self_confidence", n_jobs=1
+    )
     issues = find_label_issues(labels, logits)
-    np.testing.assert_allclose(issues.label_quality, quality)
-    expected = [row for row in worst.tolist() if probabilities[row].argmax() != labels[row]]
-    assert sorted(expected) == np.flatnonzero(issues.is_issue).tolist()
-    np.testing.assert_allclose(issues.given_probability, probabilities[np.arange(len(labels)), labels])
+    found = issues[issues.is_issue].sort_values("label_quality", kind="stable").index.tolist()
+    assert found == [row for row in ranked.tolist() if probabilities[row].argmax() != labels[row]]
+    assert len(found) > 10
+    np.testing.assert_allclose(issues.label_quality, get_label_quality_scores(labels, probabilities))
+    np.testing.assert_allclose(issues.label_quality, probabilities[np.arange(len(labels)), labels])
     np.testing.assert_allclose(issues.suggested_probability, probabilities.max(axis=1))
 
 
@@ -73,16 +75,10 @@ def test_several_runs_are_averaged_as_probabilities_and_counted_one_by_one() -> 
     assert issues.suggested.tolist() == mean.argmax(axis=1).tolist()
     votes = [(logits[:, row].argmax(axis=1) == best).mean() for row, best in enumerate(issues.suggested)]
     assert issues.agreement.tolist() == pytest.approx(votes)
-    scores = [get_label_quality_scores(labels, softmax(run, axis=1), adjust_pred_probs=True) for run in logits]
-    np.testing.assert_allclose(issues.label_quality, np.mean(scores, axis=0))
-    uniform = get_label_quality_ensemble_scores(
-        labels,
-        list(softmax(logits, axis=2)),
-        adjust_pred_probs=True,
-        weight_ensemble_members_by="uniform",
-        verbose=False,
+    ensemble = get_label_quality_ensemble_scores(
+        labels, list(softmax(logits, axis=2)), weight_ensemble_members_by="uniform", verbose=False
     )
-    np.testing.assert_allclose(issues.label_quality, uniform)
+    np.testing.assert_allclose(issues.label_quality, ensemble)
 
 
 def test_classes_without_a_label_are_neither_suggested_nor_in_the_way() -> None:
@@ -91,7 +87,7 @@ def test_classes_without_a_label_are_neither_suggested_nor_in_the_way() -> None:
     present = np.array([1, 2, 3, 5, 6])
     narrow, found = find_label_issues(labels, logits), find_label_issues(present[labels], wide)
     assert found.suggested.tolist() == present[narrow.suggested].tolist()
-    for column in ("label_quality", "agreement", "given_probability", "is_issue"):
+    for column in ("label_quality", "agreement", "suggested_probability", "is_issue"):
         np.testing.assert_allclose(found[column], narrow[column])
     assert planted_score(found, present[true]).recall >= 0.8
 
@@ -135,11 +131,11 @@ def test_any_logits_give_sound_numbers(classes: int, runs: int, n: int, seed: in
     labels[:2] = 0, classes - 1
     logits = rng.normal(size=(runs, n, classes)) * rng.choice([0, 1, 50])
     issues = find_label_issues(labels, logits)
-    shares = issues[["label_quality", "agreement", "given_probability", "suggested_probability"]].to_numpy()
+    shares = issues[["label_quality", "agreement", "suggested_probability"]].to_numpy()
     assert ((shares >= 0) & (shares <= 1)).all()
     assert (issues.suggested != issues.given)[issues.is_issue].all()
     assert set(issues.suggested) <= set(labels)
-    assert (issues.suggested_probability >= issues.given_probability).all()
+    assert (issues.suggested_probability >= issues.label_quality).all()
 
 
 def embedded() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -230,7 +226,7 @@ def analysis(rendered_wbcbench: Path) -> LabelAnalysis:
     suggested = np.where(lymphocytes, names.index("VLY"), np.where(issue, names.index("BNE"), cells.label))
     quality = np.random.default_rng(0).random(len(cells)) / np.where(issue, 2, 1)
     images = cells[["image_id", "group", "source", "path"]].assign(
-        given=cells.label, suggested=suggested, label_quality=quality, agreement=0.5, given_probability=quality,
+        given=cells.label, suggested=suggested, label_quality=quality, agreement=0.5,
         suggested_probability=0.9, is_issue=issue, fold=0,
     )  # fmt: skip
     runs: Any = [SimpleNamespace(oof=SimpleNamespace(class_names=competition.class_names))] * 2
@@ -265,7 +261,7 @@ def test_a_page_per_pair_shows_the_most_doubtful_labels_beside_cells_that_are_no
 def test_references_are_of_different_patients_and_the_surest_first(analysis: LabelAnalysis) -> None:
     page = dict(issue_sheets(analysis))["given_SNE_suggested_BNE"]
     images = analysis.images[~analysis.images.is_issue]
-    own = images[images.given == analysis.class_names.index("SNE")].sort_values("given_probability", ascending=False)
+    own = images[images.given == analysis.class_names.index("SNE")].sort_values("label_quality", ascending=False)
     expected = [Path(image_id).stem for image_id in own.drop_duplicates("group").image_id.head(IN_A_ROW)]
     found = texts(page)
     assert [text for text in found if text in set(own.image_id.map(lambda name: Path(name).stem))] == expected

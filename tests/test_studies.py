@@ -131,6 +131,7 @@ def metadata(config: Config, digest: str | None = None, rendered: bool = False) 
     """What a training notes when it begins."""
     return {
         "competition": "wbcbench",
+        "metric": "macro_f1",
         "class_names": list(CLASSES),
         "rendered": rendered,
         "split_by": config.folds.by,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from leukofold.blending.aligning import AlignedRuns
@@ -137,8 +137,8 @@ def _need_folds(runs: AlignedRuns) -> None:
     folds = sorted(set(runs.folds.tolist()))
     if len(folds) < 2:
         raise UserError(
-            f"{name_some(runs.names)}: only fold {folds[0]} is trained, but to fit and judge a method needs at least two "
-            f"complete folds; train another one, or blend with --method {PLAIN}"
+            f"{name_some(runs.names)}: only fold {folds[0]} is trained, but to fit and judge a method needs at least "
+            f"two complete folds; train another one, or blend with --method {PLAIN}"
         )
     for k in folds:
         if len(set(runs.labels[_rows_of_part(runs, k)].tolist())) < 2:

@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from leukofold.blending.scores import log_probabilities
 
-STRENGTH = 0.1  # C of the regression
-RIDGE = 0.01  # of the mean variance
+STRENGTH = 0.1  # C of the regression; of 0.01, 0.1 and 1 the best under nested folds on 300 to 12,000 drawn images
+RIDGE = 0.01  # of the mean variance, added to every axis's: keeps the faintest ones from being blown up
 FLOOR = -12.0  # log-probabilities below it are as good as impossible, and would outweigh all others
 NEVER = -30.0  # score of a class without an image to fit on, below any other class's
 
@@ -45,7 +45,10 @@ class Stacked:
 
 
 def stack(labels: np.ndarray, log_p: np.ndarray, metric: str) -> Stacked:
-    """Fits the regression.
+    """Fits the regression, on whitened features.
+
+    The runs say nearly the same, so that their raw log-probabilities make the solver crawl (hundreds of iterations
+    instead of tens), and the penalty would depend on their scale.
 
     Args:
         labels: n class indices; at least two classes.

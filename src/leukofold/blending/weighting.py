@@ -15,7 +15,8 @@ def greedy(labels: np.ndarray, log_p: np.ndarray, metric: str) -> Weighted:
 
     Starts from the best N runs, N chosen by the score (sorted initialisation); adds whichever run makes the mean
     best; returns the best selection on the way. The score is the metric, which is piecewise constant;
-    among equal scores the lowest log-loss decides.
+    among equal scores the lowest log-loss decides. (On drawn runs, under nested folds, selection by log-loss alone
+    gained less with thousands of images, and more with 300.)
 
     Args:
         labels: n class indices.

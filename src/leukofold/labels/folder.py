@@ -62,8 +62,8 @@ def _named(analysis: LabelAnalysis, images: pd.DataFrame) -> pd.DataFrame:
         suggested_label=names[images.suggested],
         **{column: names[images[column]] for column in predicted},
     )
-    columns = ["image_id", "given_label", "suggested_label", "label_quality", "agreement", "is_issue"]
-    columns += ["given_probability", "suggested_probability", "source", "group", "fold", "path", *predicted]
+    columns = ["image_id", "given_label", "suggested_label", "label_quality", "suggested_probability", "agreement"]
+    columns += ["is_issue", "source", "group", "fold", "path", *predicted]
     return named[columns]
 
 

@@ -19,8 +19,8 @@ PAIRS_AT_A_GLANCE = 10  # rows that fill the overview
 PAGES_OF_PAIRS = 12
 
 CAPTION = (
-    "Below each cell: its image, its number in label_issues.csv, and the quality of its label (the lower, the more "
-    "doubtful)"
+    "Below each cell: its image, its number in label_issues.csv, and the quality of its label (the probability that "
+    "the networks give it)"
 )
 
 
@@ -80,7 +80,7 @@ def _reference_row(analysis: LabelAnalysis, label: int) -> SheetRow:
     """Shows the cells of a class whose label is doubted least, each of another patient."""
     images = analysis.images
     own = images[(images.given == label) & ~images.is_issue]
-    best = own.sort_values("given_probability", ascending=False, kind="stable").drop_duplicates("group")
+    best = own.sort_values("label_quality", ascending=False, kind="stable").drop_duplicates("group")
     best = best.head(IN_A_ROW)
     cells = [
         SheetCell(_picture(analysis, path), Path(image_id).stem, BLUE)

@@ -6,8 +6,5 @@ is what the bootstrap computes draws with.
 
 from leukofold.metrics.bootstrap import Interval, interval
 from leukofold.metrics.scores import METRICS, score
-from leukofold.metrics.weighted import from_confusions
 
 __all__ = ["METRICS", "Interval", "interval", "score"]
-
-_from_confusion = from_confusions  # the name that leukofold.blending imports

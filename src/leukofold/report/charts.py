@@ -11,7 +11,8 @@ from leukofold.figures.confusion import confusion_figure
 from leukofold.figures.curves import learning_curves
 from leukofold.figures.folds import fold_spread_figure
 from leukofold.figures.groups import group_accuracy_figure
-from leukofold.report.numbers import TITLES, Numbers
+from leukofold.metrics import METRICS
+from leukofold.report.numbers import Numbers
 
 
 def draw_charts(
@@ -27,7 +28,7 @@ def draw_charts(
     Yields:
         A name and a figure.
     """
-    title = TITLES[numbers.metric]
+    title = METRICS[numbers.metric]
     folds = [(each.name, fold, value) for each in numbers.scores for fold, value in each.folds.items()]
     whole = {each.name: each.metrics[numbers.metric] for each in numbers.scores}
     yield (

@@ -19,7 +19,6 @@ from leukofold.reopening import ReopenedRun
 from leukofold.runs import Predictions
 
 MEAN = "mean of logits"
-TITLES = {**METRICS, "macro_auc": "macro AUC", "subject_accuracy": "subject accuracy"}
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,11 @@ class Numbers:
         result = _without_nan(plain)
         assert isinstance(result, dict)
         return result
+
+
+def metric_titles(classes: int) -> dict[str, str]:
+    """Returns metric -> its name for people; of two classes the AUC is no mean."""
+    return {**METRICS, "macro_auc": "macro AUC" if classes > 2 else "AUC", "subject_accuracy": "subject accuracy"}
 
 
 def collect_numbers(blend: Blend, reopened: Sequence[ReopenedRun]) -> Numbers:

@@ -22,7 +22,7 @@ from leukofold.reopening import ReopenedRun, reopen
 from leukofold.report.cells import Cells, draw_errors, draw_heat
 from leukofold.report.charts import draw_charts
 from leukofold.report.maps import draw_maps, map_rows
-from leukofold.report.numbers import TITLES, Numbers, collect_numbers
+from leukofold.report.numbers import Numbers, collect_numbers, metric_titles
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,14 @@ def write_report(runs: Sequence[LoadedRun], folder: Path) -> Numbers:
         with replacing(folder / "figures" / f"{name}.png") as temporary:
             temporary.write_bytes(picture.png)
     write_json(folder / "metrics.json", {**_origin(blend), **numbers.as_json()})
-    facts = _facts(blend, reopened, analysis)
-    write_text(folder / "report.html", render_page(facts=facts, numbers=numbers, pictures=pictures, notes=notes))
+    page = render_page(
+        facts=_facts(blend, reopened, analysis),
+        numbers=numbers,
+        titles=metric_titles(len(blend.oof.class_names)),
+        pictures=pictures,
+        notes=notes,
+    )
+    write_text(folder / "report.html", page)
     return numbers
 
 
@@ -101,7 +107,7 @@ def render_page(**context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(number=_number, count=_count, seconds=_seconds, yaml=_yaml)
-    return environment.get_template("page.html").render(titles=TITLES, **context)
+    return environment.get_template("page.html").render(**context)
 
 
 def _add(pictures: dict[str, Picture], figures: Iterator[tuple[str, Figure]]) -> None:
@@ -143,7 +149,7 @@ def _facts(blend: Blend, reopened: Sequence[ReopenedRun], analysis: LabelAnalysi
         "groups": len(set(blend.oof.group[own].tolist())),
         "external": first.cells[first.cells.is_external].source.value_counts().to_dict(),
         "members": [
-            {"name": each.run.name, "config": each.config.resolved(), "provenance": each.run.provenance,
+            {"name": each.run.name, "config": each.config.resolved(), "made": _made(each.run),
              "digest": each.run.metadata["config_digest"]}
             for each in reopened
         ],
@@ -155,6 +161,16 @@ def _facts(blend: Blend, reopened: Sequence[ReopenedRun], analysis: LabelAnalysi
         "map_cells": len(map_rows(first)),
         "map_fold": int(first.run.folds.min()),
     }  # fmt: skip
+
+
+def _made(run: LoadedRun) -> list[dict[str, Any]]:
+    """Tells what each fold was trained with; folds of the same commit and libraries together."""
+    folds_of: dict[tuple[str, str], list[int]] = {}
+    for fold, made in run.provenance.items():
+        versions = ", ".join(f"{library} {version}" for library, version in made["versions"].items())
+        commit, changed, _ = made["commit"].partition("+")
+        folds_of.setdefault((commit[:12] + (", changed" if changed else ""), versions), []).append(fold)
+    return [{"folds": folds, "commit": commit, "versions": versions} for (commit, versions), folds in folds_of.items()]
 
 
 def _number(value: float | None, digits: int = 3) -> str:

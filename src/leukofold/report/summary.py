@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from leukofold.blending.loading import LoadedRun
 from leukofold.competitions import get_competition
-from leukofold.report.numbers import TITLES, Numbers
+from leukofold.metrics import METRICS
+from leukofold.report.numbers import Numbers
 
 
 def report_summary(runs: Sequence[LoadedRun], numbers: Numbers) -> str:
@@ -18,7 +19,7 @@ def report_summary(runs: Sequence[LoadedRun], numbers: Numbers) -> str:
         Lines: a title, warnings, and the headline metric of each run with its interval.
     """
     metadata = runs[0].metadata
-    lines = [f"{get_competition(metadata['competition']).title}: {TITLES[numbers.metric]}, 95 % interval by patient"]
+    lines = [f"{get_competition(metadata['competition']).title}: {METRICS[numbers.metric]}, 95 % interval by patient"]
     if metadata["rendered"]:
         lines.append("  RENDERED images, drawn by this project: these scores say nothing about patients")
     if metadata["split_by"] == "image":
