@@ -32,8 +32,6 @@ def main() -> None:
     from leukofold.blending.loading import joint_name, select_runs
     from leukofold.errors import UserError
     from leukofold.files import working_path
-    from leukofold.report.page import write_report
-    from leukofold.report.summary import report_summary
     from leukofold.runs import RUNS
 
     chosen = select_runs(arguments.run, None)
@@ -41,6 +39,10 @@ def main() -> None:
         raise UserError(f"--run: runs of {' and '.join(chosen)}; a report is of one competition, write one for each")
     (runs,) = chosen.values()
     folder = arguments.out or RUNS / joint_name(runs) / "report"
+
+    from leukofold.report.page import write_report
+    from leukofold.report.summary import report_summary
+
     numbers = write_report(runs, folder)
     print(report_summary(runs, numbers))
     print(f"  {working_path(folder / 'report.html')}, the same figures in figures/, the numbers in metrics.json")

@@ -229,7 +229,8 @@ def analysis(rendered_wbcbench: Path) -> LabelAnalysis:
         given=cells.label, suggested=suggested, label_quality=quality, agreement=0.5,
         suggested_probability=0.9, is_issue=issue, fold=0,
     )  # fmt: skip
-    runs: Any = [SimpleNamespace(oof=SimpleNamespace(class_names=competition.class_names))] * 2
+    run = SimpleNamespace(oof=SimpleNamespace(class_names=competition.class_names), metadata={"rendered": True})
+    runs: Any = [run] * 2
     return LabelAnalysis(runs, competition, images, None, [], None)
 
 
@@ -246,15 +247,18 @@ def test_a_page_per_pair_shows_the_most_doubtful_labels_beside_cells_that_are_no
     assert sheet_count(analysis) == 3
     issues = analysis.issues[analysis.issues.given == analysis.class_names.index("LY")]
     found = texts(pages["given_LY_suggested_VLY"])
-    assert f"WBCBench 2026: given LY, suggested VLY, {len(issues)} label issues" in found
+    assert f"WBCBench 2026, RENDERED cells: given LY, suggested VLY, {len(issues)} label issues" in found
     assert f"1 to {IN_A_ROW} of {len(issues)}" in found
     ids = [text.split(".")[0].split("\n")[0] for text in found]
     shown = [Path(image_id).stem for image_id in issues.image_id.head(3 * IN_A_ROW)]
     assert [text for text in ids if text in shown] == shown
-    assert "LY" not in found  # every LY is doubted, so there is none to compare with
+    assert "LY" not in found  # a row of its own to compare with
+    assert any("All labels LY are doubted." in text.replace("\n", " ") for text in found)
     assert "VLY" in found
-    assert any(text.endswith(" 1/2") for text in found)  # one run of two
-    assert "WBCBench 2026: given SNE, suggested BNE, 1 label issue" in texts(pages["given_SNE_suggested_BNE"])
+    assert any(text.endswith("\n1 of 2") for text in found)  # one run of two
+    assert "WBCBench 2026, RENDERED cells: given SNE, suggested BNE, 1 label issue" in texts(
+        pages["given_SNE_suggested_BNE"]
+    )
     assert png_bytes(pages["overview"])[:4] == b"\x89PNG"
 
 

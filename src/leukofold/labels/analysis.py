@@ -43,6 +43,12 @@ class LabelAnalysis:
         return self.runs[0].oof.class_names
 
     @property
+    def title(self) -> str:
+        """The competition's title, for pages; it says where the cells are no photographs."""
+        drawn = ", RENDERED cells" if self.runs[0].metadata["rendered"] else ""
+        return f"{self.competition.title}{drawn}"
+
+    @property
     def issues(self) -> pd.DataFrame:
         """Rows of ``images`` that are issues, the lowest label quality first."""
         return self.images[self.images.is_issue].sort_values("label_quality", kind="stable")

@@ -89,7 +89,7 @@ def _write_pictures(analysis: LabelAnalysis, folder: Path) -> list[Path]:
         counts,
         analysis.class_names,
         analysis.competition.lineages,
-        f"{analysis.competition.title}: {counts.sum()} label issues" + (f" ({shares})" if len(sources) > 1 else ""),
+        f"{analysis.title}: {counts.sum()} label issues" + (f" ({shares})" if len(sources) > 1 else ""),
         columns="suggested label",
     )
     paths = [folder / "label_issues_confusion.png"]

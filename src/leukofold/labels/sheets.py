@@ -15,7 +15,7 @@ from leukofold.labels.analysis import LabelAnalysis
 
 IN_A_ROW = 8
 ROWS_OF_ISSUES = 3  # of a pair's page
-PAIRS_AT_A_GLANCE = 10  # rows that fill the overview
+PAIRS_AT_A_GLANCE = 8  # rows of the overview, which is to print on one page
 PAGES_OF_PAIRS = 12
 
 CAPTION = (
@@ -58,22 +58,24 @@ def _overview(analysis: LabelAnalysis, of_pair: dict[tuple[int, int], pd.DataFra
         for (given, suggested), issues in shown
     ]
     which = f", the {len(shown)} largest of {len(of_pair)} pairs" if len(shown) < len(of_pair) else ""
-    title = f"{analysis.competition.title}: {_count(len(analysis.issues))} by given and suggested class{which}"
+    title = f"{analysis.title}: {_count(len(analysis.issues))}{which}"
     return cell_sheet(rows, title, _note(analysis))
 
 
 def _pair_page(analysis: LabelAnalysis, given: int, suggested: int, issues: pd.DataFrame) -> Figure:
     """Draws the most doubtful labels of one pair below cells of either class that nobody doubts."""
     names = analysis.class_names
-    rows = [row for row in (_reference_row(analysis, given), _reference_row(analysis, suggested)) if row.cells]
+    references = [_reference_row(analysis, label) for label in (given, suggested)]
+    rows = [row for row in references if row.cells]
+    lacking = "".join(f" All labels {row.title} are doubted." for row in references if not row.cells)
     shown = issues.head(IN_A_ROW * ROWS_OF_ISSUES)
     for start in range(0, len(shown), IN_A_ROW):
         part = shown[start : start + IN_A_ROW]
         title = f"given {names[given]}, rather {names[suggested]}?" if start == 0 else ""
         subtitle = f"{start + 1} to {start + len(part)} of {len(issues)}"
         rows.append(SheetRow(title, subtitle, [_issue_cell(analysis, row) for row in part.to_dict("records")]))
-    title = f"{analysis.competition.title}: given {names[given]}, suggested {names[suggested]}, {_count(len(issues))}"
-    return cell_sheet(rows, title, f"Framed in blue: cells whose label is doubted least. {_note(analysis)}")
+    title = f"{analysis.title}: given {names[given]}, suggested {names[suggested]}, {_count(len(issues))}"
+    return cell_sheet(rows, title, f"Framed in blue: cells whose label is doubted least.{lacking} {_note(analysis)}")
 
 
 def _reference_row(analysis: LabelAnalysis, label: int) -> SheetRow:
@@ -95,7 +97,7 @@ def _reference_row(analysis: LabelAnalysis, label: int) -> SheetRow:
 def _issue_cell(analysis: LabelAnalysis, row: Mapping[Hashable, Any]) -> SheetCell:
     """Shows one issue."""
     runs = len(analysis.runs)
-    votes = f" {round(row['agreement'] * runs)}/{runs}" if runs > 1 else ""
+    votes = f"\n{round(row['agreement'] * runs)} of {runs}" if runs > 1 else ""
     caption = f"{Path(row['image_id']).stem}\n#{row['number']}  {row['label_quality']:.2f}{votes}"
     return SheetCell(_picture(analysis, row["path"]), caption)
 
