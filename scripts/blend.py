@@ -27,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
         "--run", action="append", default=[], metavar="NAME", help="a run; may be repeated (default: all)"
     )
     parser.add_argument("--competition", metavar="NAME", help="only this competition's runs (default: all found)")
-    parser.add_argument("--name", help="the submission's name (default: made of the runs' names)")
+    parser.add_argument("--name", help="the submission's name (default: made of the runs' names and method)")
     parser.add_argument("--method", metavar="NAME", default="mean_logits", help="how to combine (default: mean_logits)")
     parser.add_argument("--insist", action="store_true", help="take the method even if its gain is not real")
     return parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -315,10 +316,12 @@ def test_a_method_insisted_on_is_written_into_scores_and_origin(
     maker: RunMaker = request.getfixturevalue(competition)
     for seed, name in enumerate(("a", "b", "c")):
         maker.make(name, seed=seed, shuffled=True)
-    said = commands.succeed("blend.py", "--method", "stacking+biases", "--insist", "--name", "s")
+    said = commands.succeed("blend.py", "--method", "stacking+biases", "--insist")
     assert "blend, mean of logits" in said
     assert "blend, stacking+biases" in said
-    origin = json.loads(next((commands.cwd / "submissions").rglob("s.json")).read_text())
+    (written,) = (commands.cwd / "submissions").rglob("*.json")
+    assert re.fullmatch(r"blend-of-3-[0-9a-f]{8}-stacking-biases.json", written.name)
+    origin = json.loads(written.read_text())
     method: dict[str, Any] = origin["method"]
     assert (method["asked"], method["taken"]) == ("stacking+biases", "stacking+biases")
     judged = method["judged"]["stacking+biases"]
@@ -346,10 +349,12 @@ def test_test_images_are_combined_by_what_was_fitted_on_all_folds(wbc_runs: RunM
     blend = blend_runs(runs, "log_loss", insist=True)
     assert blend.choice.taken is not None
     weights = blend.choice.taken.combiner.describe("abc", blend.oof.class_names)["weights"]
-    tests = [dict(zip(run.test.image_id, log_softmax(run.test.logits, axis=1), strict=True)) for run in runs]
+    folds = [
+        [dict(zip(part.image_id, log_softmax(part.logits, axis=1), strict=True)) for part in run.tests] for run in runs
+    ]
     for name, logits in zip(blend.test.image_id, blend.test.logits, strict=True):
-        expected = sum(weight * test[name] for weight, test in zip(weights.values(), tests, strict=True))
-        assert logits == pytest.approx(expected, abs=1e-4)
+        each = [sum(w * run[k][name] for w, run in zip(weights.values(), folds, strict=True)) for k in range(3)]
+        assert logits == pytest.approx(np.mean(each, axis=0), abs=1e-4)
     assert np.array_equal(blend.plain.logits, blend_runs(runs).oof.logits)
     assert np.array_equal(blend.oof.logits, blend.choice.taken.nested)
     assert blend.oof.label is not None

@@ -31,15 +31,26 @@ def run_embeddings(reopened: ReopenedRun) -> np.ndarray:
         UserError: Images or weights are not there any more.
     """
     folds = reopened.run.folds
-    parts = {int(fold): _fold_embeddings(reopened, int(fold)) for fold in np.unique(folds)}
+    parts = {int(fold): fold_embeddings(reopened, int(fold)) for fold in np.unique(folds)}
     vectors = np.empty((len(folds), next(iter(parts.values())).shape[1]), dtype=np.float32)
     for fold, part in parts.items():
         vectors[folds == fold] = part
     return vectors
 
 
-def _fold_embeddings(reopened: ReopenedRun, fold: int) -> np.ndarray:
-    """Embeds one fold's held-out images and keeps the result in the fold's folder."""
+def fold_embeddings(reopened: ReopenedRun, fold: int) -> np.ndarray:
+    """Embeds one fold's held-out images, or reads what was computed before; the fold's folder keeps the result.
+
+    Args:
+        reopened: The run with its data.
+        fold: A complete fold.
+
+    Returns:
+        m x D float32: the fold's images in the order of ``reopened.cells``.
+
+    Raises:
+        UserError: Images or weights are not there any more.
+    """
     path = reopened.run.folder.fold(fold).embeddings
     frame = reopened.cells[reopened.run.folds == fold]
     kept = _read(path, frame.image_id.to_numpy(dtype=str))

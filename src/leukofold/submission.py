@@ -23,7 +23,8 @@ def write_submission(blend: Blend, name: str | None = None, root: Path = SUBMISS
 
     Args:
         blend: The runs.
-        name: The file's name without suffix; None: the run's name, or one made of several runs' names.
+        name: The file's name without suffix; None: the run's name, or one made of several runs' names, and the method
+            where it is not the plain mean.
         root: Where submissions lie.
 
     Returns:
@@ -33,7 +34,7 @@ def write_submission(blend: Blend, name: str | None = None, root: Path = SUBMISS
         UserError: The file does not pass the check, such as when the input lost test images.
     """
     competition = get_competition(blend.metadata["competition"])
-    stem = name or joint_name(blend.runs).replace("/", "-")
+    stem = name or _default_name(blend)
     path = root / competition.name / f"{stem}{competition.submission_suffix}"
     labels = blend.test.logits.argmax(axis=1)
     with replacing(path) as temporary:
@@ -45,6 +46,12 @@ def write_submission(blend: Blend, name: str | None = None, root: Path = SUBMISS
         counts = {class_name: int((labels == k).sum()) for k, class_name in enumerate(competition.class_names)}
         write_json(sidecar(path), {"submission": path.name, "sha256": digest, "predicted": counts, **_origin(blend)})
     return path
+
+
+def _default_name(blend: Blend) -> str:
+    """Names a submission after its runs and method, so that another method's does not take its place."""
+    method = f"-{blend.choice.method.replace('+', '-')}" if blend.choice.taken else ""
+    return joint_name(blend.runs).replace("/", "-") + method
 
 
 def sidecar(path: Path) -> Path:

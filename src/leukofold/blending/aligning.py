@@ -19,7 +19,7 @@ class AlignedRuns:
         class_names: K classes.
         metric: The competition's, a key of ``METRICS``.
         oof: Held-out images, M x n x K float32.
-        test: Test images, M x t x K float32.
+        tests: Test images by the networks of each of F folds, F x M x t x K float32.
         labels: n class indices.
         folds: n folds.
         groups: n groups.
@@ -30,7 +30,7 @@ class AlignedRuns:
     class_names: tuple[str, ...]
     metric: str
     oof: np.ndarray
-    test: np.ndarray
+    tests: np.ndarray
     labels: np.ndarray
     folds: np.ndarray
     groups: np.ndarray
@@ -62,7 +62,7 @@ def align_runs(runs: Sequence[LoadedRun]) -> AlignedRuns:
         first.oof.class_names,
         first.metadata["metric"],
         np.stack([run.oof.logits[_order(run, run.oof, first, first.oof)] for run in runs]),
-        np.stack([run.test.logits[_order(run, run.test, first, first.test)] for run in runs]),
+        np.stack([_test_logits(run, first) for run in runs], axis=1),
         first.oof.label,
         first.folds,
         first.oof.group,
@@ -79,8 +79,13 @@ def _need_same_folds(runs: Sequence[LoadedRun]) -> None:
         each = "; ".join(f"{name} lacks fold {', '.join(map(str, folds))}" for name, folds in lacking.items())
         raise UserError(
             f"different trained folds: {each}; train what is missing (scripts/train_fold.py --run NAME --fold K), "
-            "or blend without that run"
+            "or leave that run out"
         )
+
+
+def _test_logits(run: LoadedRun, first: LoadedRun) -> np.ndarray:
+    """Returns the logits of a run's F folds, F x t x K, in the order of the first run's test images."""
+    return np.stack([part.logits[_order(run, part, first, first.tests[0])] for part in run.tests])
 
 
 def _order(run: LoadedRun, part: Predictions, first: LoadedRun, wanted: Predictions) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from leukofold.blending.aligning import align_runs
+from leukofold.blending.averaging import Combiner
 from leukofold.blending.judging import Choice, choose
 from leukofold.blending.loading import LoadedRun, average_logits
 from leukofold.blending.methods import PLAIN
@@ -25,7 +26,8 @@ class Blend:
             image's by a combiner that was fitted on other folds, so that whatever scores them is honest.
             ``single_view`` is always the plain mean.
         folds: The fold of each row of ``oof``.
-        test: Test images; logits combined by the method taken, fitted on all of ``oof``.
+        test: Test images; logits combined by the method taken, fitted on all of ``oof``: those of each fold's
+            networks, as it was fitted and judged, and then averaged over the folds.
         plain: Held-out images with averaged logits; ``oof`` itself where the plain mean was taken.
         choice: Which method was asked for, which one was taken, and why.
     """
@@ -69,8 +71,17 @@ def blend_runs(runs: Sequence[LoadedRun], method: str = PLAIN, insist: bool = Fa
     oof, test = plain, average_logits([run.test for run in runs])
     if choice.taken:
         oof = replace(plain, logits=choice.taken.nested)
-        test = replace(test, logits=choice.taken.combiner(log_probabilities(aligned.test)).T)
+        test = replace(test, logits=_combine_folds(choice.taken.combiner, aligned.tests))
     return Blend(runs, oof, aligned.folds, test, plain, choice)
+
+
+def _combine_folds(combiner: Combiner, tests: np.ndarray) -> np.ndarray:
+    """Combines the runs' networks of each fold, F x M x t x K, and averages over the folds: t x K.
+
+    The other way round would put milder logits before the combiner than those that it was fitted to.
+    """
+    combined = [combiner(log_probabilities(fold)).T for fold in tests]
+    return np.asarray(np.mean(combined, axis=0, dtype=np.float32))
 
 
 def competition_scores(oof: Predictions, rows: np.ndarray | None = None) -> dict[str, float]:

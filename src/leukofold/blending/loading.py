@@ -26,7 +26,7 @@ class LoadedRun:
         split: image_id, group and fold of every labelled image.
         oof: Held-out images of the complete folds, in the order of ``split``.
         folds: The fold of each row of ``oof``.
-        test: Test images, logits averaged over the folds' networks.
+        tests: Test images by the network of each complete fold, the rows in the same order.
     """
 
     folder: RunFolder
@@ -35,12 +35,17 @@ class LoadedRun:
     split: pd.DataFrame
     oof: Predictions
     folds: np.ndarray
-    test: Predictions
+    tests: Sequence[Predictions]
 
     @property
     def name(self) -> str:
         """The run's name."""
         return self.folder.name
+
+    @property
+    def test(self) -> Predictions:
+        """Test images, logits averaged over the folds' networks."""
+        return average_logits(self.tests)
 
     @property
     def missing_folds(self) -> list[int]:
@@ -88,10 +93,9 @@ def load_run(run: RunFolder) -> LoadedRun:
     split = run.split()
     rows = split[split.fold.isin(complete)]
     oof = _in_order(run.path, parts, rows.image_id.to_numpy(dtype=str))
-    test = average_logits(tests)
     kept = ("commit", "versions", "precision", "device", "processes")
     provenance = {k: {key: run.fold(k).metadata()[key] for key in kept} for k in complete}
-    return LoadedRun(run, metadata, provenance, split, oof, rows.fold.to_numpy(), test)
+    return LoadedRun(run, metadata, provenance, split, oof, rows.fold.to_numpy(), tests)
 
 
 def select_runs(names: Sequence[str], competition: str | None, root: Path = RUNS) -> dict[str, list[LoadedRun]]:
@@ -180,4 +184,4 @@ def _in_order(where: Path, parts: Sequence[Predictions], image_ids: np.ndarray) 
 def need_equal(where: object, title: str, one: object, other: object) -> None:
     """Refuses two things that differ, naming what."""
     if one != other:
-        raise UserError(f"{where}: different {title}; such runs cannot be blended")
+        raise UserError(f"{where}: different {title}; such runs do not go together")

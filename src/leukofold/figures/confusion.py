@@ -26,6 +26,7 @@ from leukofold.figures.style import (
     finished,
     name_rows,
     new_figure,
+    text_width,
 )
 
 RIGHT = LinearSegmentedColormap.from_list("right", ["#ffffff", PALE, BLUE, "#1d4a77"])
@@ -115,9 +116,9 @@ def confusion_figure(
         for i in range(len(names))
     ]
 
-    longest = 0.075 * max(map(len, names))  # inches, about
+    longest = max(text_width(name, TEXT) for name in names)
     beside = 0.5 + longest + 0.7 * normalised
-    right = 0.2 + 0.07 * max((len(block.lineage) for block in blocks), default=0)
+    right = 0.25 + max((text_width(block.lineage, SMALL, "bold") for block in blocks), default=0)
     side = min(0.75, (PAGE_WIDTH - beside - right) / len(names))
     width = max(3.4, beside + right + side * len(names))
     upright = longest > side

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from scipy.spatial import KDTree
 
 from leukofold.figures.style import (
     FAINT,
@@ -64,10 +65,8 @@ def scatter_figure(points: np.ndarray, values: Sequence[str], title: str, order:
 
 
 def _densest(points: np.ndarray) -> np.ndarray:
-    """Returns the mean of the points in the fullest field of a grid laid over them: 2 coordinates."""
-    bins = int(np.clip(np.sqrt(len(points)) / 3, 1, 12))  # fields of 9 points on average, for few as for many
-    low, high = points.min(axis=0), points.max(axis=0)
-    field = np.minimum((points - low) / np.where(high > low, high - low, 1) * bins, bins - 1).astype(int)
-    numbers = field[:, 0] * bins + field[:, 1]
-    densest: np.ndarray = points[numbers == np.bincount(numbers).argmax()].mean(axis=0)
+    """Returns the point whose neighbours are nearest, the tenth of all points that is next to it: 2 coordinates."""
+    neighbours = min(len(points), max(2, round(len(points) / 10)))  # itself is the first
+    distances, _ = KDTree(points).query(points, [neighbours])
+    densest: np.ndarray = points[distances.argmin()]
     return densest

@@ -16,6 +16,7 @@ from leukofold.figures.style import FAINT, INK, MUTED, PAGE_WIDTH, TEXT, TINY, T
 MARGIN, GAP, LEGEND = 0.08, 0.07, 1.15  # inches; LEGEND is the column of the rows' titles
 LARGEST = 1.2  # inches: side of a cell where there are few
 LINE = 0.105  # inches: height of a caption's line
+LETTERS = 13  # of a caption that fit below a cell where 8 stand in a row
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class SheetCell:
 
     Attributes:
         image: H x W x 3 uint8 RGB.
-        caption: One or two short lines below it; what is too long loses its middle.
+        caption: Two or three short lines below it; what is too long loses its middle.
         colour: Of the frame; None: no frame.
     """
 
@@ -76,6 +77,13 @@ def cell_sheet(rows: Sequence[SheetRow], title: str, note: str = "") -> Figure:
             _draw_cell(axes, cell, MARGIN + LEGEND + column * (side + GAP), y, side)
     axes.text(MARGIN, height - MARGIN, "\n".join(notes), va="bottom", fontsize=TINY + 0.5, color=MUTED)
     return finished(figure)
+
+
+def name_lines(name: str) -> str:
+    """Breaks the name of an image into two lines for a caption, if it is too long for one."""
+    whole = shorten(name, 2 * LETTERS)
+    half = (len(whole) + 1) // 2
+    return whole if len(whole) <= LETTERS else f"{whole[:half]}\n{whole[half:]}"
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.textpath import TextPath
 
 from leukofold.files import replacing
 
@@ -125,6 +127,19 @@ def shorten(text: str, most: int) -> str:
         return text
     tail = (most - 1) // 2
     return f"{text[: most - 1 - tail]}\u2026{text[len(text) - tail :]}"
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Returns the inches that a line of text takes in the figures' type.
+
+    Args:
+        text: The line.
+        size: Points.
+        weight: As matplotlib has it.
+    """
+    if not text.strip():
+        return 0.0
+    return float(TextPath((0, 0), text.replace("$", "S"), size, FontProperties(weight=weight)).get_extents().width) / 72
 
 
 def finished(figure: Figure) -> Figure:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from leukofold.figures.sheets import SheetCell, SheetRow, cell_sheet
+from leukofold.figures.sheets import SheetCell, SheetRow, cell_sheet, name_lines
 from leukofold.figures.style import BLUE
 from leukofold.images.reading import read_image
 from leukofold.labels.analysis import LabelAnalysis
@@ -85,7 +85,7 @@ def _reference_row(analysis: LabelAnalysis, label: int) -> SheetRow:
     best = own.sort_values("label_quality", ascending=False, kind="stable").drop_duplicates("group")
     best = best.head(IN_A_ROW)
     cells = [
-        SheetCell(_picture(analysis, path), Path(image_id).stem, BLUE)
+        SheetCell(_picture(analysis, path), name_lines(Path(image_id).stem), BLUE)
         for path, image_id in zip(best.path, best.image_id, strict=True)
     ]
     agreed = (best.suggested == label).any()
@@ -98,7 +98,7 @@ def _issue_cell(analysis: LabelAnalysis, row: Mapping[Hashable, Any]) -> SheetCe
     """Shows one issue."""
     runs = len(analysis.runs)
     votes = f"\n{round(row['agreement'] * runs)} of {runs}" if runs > 1 else ""
-    caption = f"{Path(row['image_id']).stem}\n#{row['number']}  {row['label_quality']:.2f}{votes}"
+    caption = f"{name_lines(Path(row['image_id']).stem)}\n#{row['number']}  {row['label_quality']:.2f}{votes}"
     return SheetCell(_picture(analysis, row["path"]), caption)
 
 

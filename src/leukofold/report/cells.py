@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 
 from leukofold.blending.combining import Blend
-from leukofold.figures.sheets import SheetCell, SheetRow, cell_sheet, overlay
+from leukofold.figures.sheets import SheetCell, SheetRow, cell_sheet, name_lines, overlay
 from leukofold.figures.style import BLUE, ORANGE, shorten
 from leukofold.gradcam import grad_cam
 from leukofold.images.preparing import Preparation
@@ -22,7 +22,6 @@ from leukofold.training.launch import make_inference_accelerator
 IN_A_ROW = 8
 HARDEST = 5  # classes
 SIDE = 192  # of a cell's picture, pixels
-LINE = 13  # letters that fit below a cell
 
 
 class Cells:
@@ -65,9 +64,8 @@ class Cells:
         """Shows a cell with its name and what it was taken for."""
         given, predicted = self.names[self.given[row]], self.names[self.predicted[row]]
         verdict = predicted if given == predicted else f"{given}\u2192{predicted}"
-        name = shorten(Path(self.image_id[row]).stem, 2 * LINE)
-        lines = name if len(name) <= LINE else f"{name[: len(name) // 2]}\n{name[len(name) // 2 :]}"
-        return SheetCell(self.picture(row), f"{lines}\n{verdict} {self.probability[row]:.2f}")
+        name = name_lines(Path(self.image_id[row]).stem)
+        return SheetCell(self.picture(row), f"{name}\n{verdict} {self.probability[row]:.2f}")
 
 
 def draw_errors(cells: Cells, numbers: Numbers) -> Iterator[tuple[str, Figure]]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
 
-from leukofold.embeddings import run_embeddings
+from leukofold.embeddings import fold_embeddings
 from leukofold.figures.embedding import scatter_figure
 from leukofold.reopening import ReopenedRun
 
@@ -32,7 +32,9 @@ def draw_maps(reopened: ReopenedRun) -> Iterator[tuple[str, Figure]]:
     rows = map_rows(reopened)
     if len(rows) < FEWEST:
         return
-    cells, vectors = reopened.cells.iloc[rows], normalize(run_embeddings(reopened)[rows])
+    held_out = _held_out(reopened)
+    vectors = normalize(fold_embeddings(reopened, int(reopened.run.folds.min()))[np.searchsorted(held_out, rows)])
+    cells = reopened.cells.iloc[rows]
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(vectors)
     names = reopened.run.oof.class_names
@@ -47,10 +49,15 @@ def draw_maps(reopened: ReopenedRun) -> Iterator[tuple[str, Figure]]:
 
 def map_rows(reopened: ReopenedRun) -> np.ndarray:
     """Chooses the cells of the map: all of the first complete fold or, of many, the same share of every class."""
-    folds = reopened.run.folds
-    rows = np.flatnonzero(folds == folds.min())
+    rows = _held_out(reopened)
     if len(rows) <= MOST:
         return rows
     shuffled = np.random.default_rng(0).permutation(rows)
     by_class = shuffled[np.argsort(reopened.cells.label.to_numpy()[shuffled], kind="stable")]
     return np.sort(by_class[np.linspace(0, len(rows) - 1, MOST).round().astype(int)])
+
+
+def _held_out(reopened: ReopenedRun) -> np.ndarray:
+    """Returns the rows of the first complete fold."""
+    folds = reopened.run.folds
+    return np.flatnonzero(folds == folds.min())

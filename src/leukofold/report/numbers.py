@@ -111,9 +111,10 @@ def collect_numbers(blend: Blend, reopened: Sequence[ReopenedRun]) -> Numbers:
         The numbers.
     """
     competition, metric = get_competition(blend.metadata["competition"]), blend.metadata["metric"]
-    scores = [_scores(run.name, run.oof, run.folds, metric) for run in blend.runs]
-    if len(scores) > 1:
-        scores.append(_scores(MEAN, blend.oof, blend.folds, metric))
+    named = [(run.name, run.oof, run.folds) for run in blend.runs]
+    if len(named) > 1:
+        named.append((MEAN, blend.oof, blend.folds))
+    scores = [_scores(*each, metric, competition.has_patients) for each in named]
     labels, logits, groups, own = _own_rows(blend.oof)
     histories = {
         run.name: {int(k): pd.read_csv(run.folder.fold(int(k)).history) for k in np.unique(run.folds)}
@@ -138,11 +139,13 @@ def _own_rows(oof: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
     return oof.label[own], oof.logits[own], oof.group[own], own
 
 
-def _scores(name: str, oof: Predictions, folds: np.ndarray, metric: str) -> Scores:
-    """Scores one set of out-of-fold logits."""
+def _scores(name: str, oof: Predictions, folds: np.ndarray, metric: str, has_patients: bool) -> Scores:
+    """Scores one set of out-of-fold logits; groups that are no patients have no accuracy of their own."""
     labels, logits, groups, own = _own_rows(oof)
     per_fold = {int(k): competition_scores(oof, folds == k)[metric] for k in np.unique(folds[own])}
-    return Scores(name, intervals(labels, logits, groups), per_fold)
+    found = intervals(labels, logits, groups)
+    metrics = {key: value for key, value in found.items() if has_patients or key != "subject_accuracy"}
+    return Scores(name, metrics, per_fold)
 
 
 def _cost(reopened: ReopenedRun, history: Mapping[int, pd.DataFrame]) -> dict[str, Any]:
