@@ -18,9 +18,11 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-demo: $(INSTALLED)  ## both competitions end to end on rendered images: two checked submissions
+demo: $(INSTALLED)  ## both competitions end to end on rendered images: two checked submissions, two reports
 	$(LAUNCH) scripts/train_fold.py --fold all --resume
 	$(LAUNCH) scripts/train_fold.py --config configs/demo_cnmc.yaml --fold all --resume
+	$(BIN)/python scripts/report.py --run demo
+	$(BIN)/python scripts/report.py --run demo_cnmc
 	@echo
 	@$(BIN)/python scripts/blend.py --run demo --run demo_cnmc
 

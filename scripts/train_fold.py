@@ -32,12 +32,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def fold_numbers(words: list[str], count: int) -> list[int]:
+def fold_numbers(words: list[str], known: list[int]) -> list[int]:
     """Turns the words after ``--fold`` into numbers.
 
     Args:
         words: Numbers, or ``all``.
-        count: Number of folds.
+        known: The folds that can be trained.
 
     Returns:
         Fold numbers, each once.
@@ -46,10 +46,10 @@ def fold_numbers(words: list[str], count: int) -> list[int]:
         UserError: A word is no number, or there is no such fold.
     """
     if words == ["all"]:
-        return list(range(count))
+        return known
     for word in words:
-        if not word.isdecimal() or int(word) >= count:
-            raise UserError(f"--fold {word}: give numbers from 0 to {count - 1} (folds.count is {count}), or all")
+        if not word.isdecimal() or int(word) not in known:
+            raise UserError(f"--fold {word}: no fold to train; give some of {' '.join(map(str, known))}, or all")
     return list(dict.fromkeys(int(word) for word in words))
 
 
@@ -62,7 +62,7 @@ def main() -> None:
 
     paths = arguments.config or [DEFAULT_CONFIG]
     config = load_config(paths, arguments.overrides)
-    folds = fold_numbers(arguments.fold or ["all"], config.folds.count)
+    folds = fold_numbers(arguments.fold or ["all"], config.folds.numbers)
     name = (arguments.run or run_name(paths)) + ("-debug" if arguments.debug else "")
 
     from leukofold.runs import RunFolder

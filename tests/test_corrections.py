@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
 from leukofold.blending.loading import load_run
 from leukofold.cells import UNLABELLED
-from leukofold.config import Config, DataConfig
-from leukofold.corrections import read_corrections
+from leukofold.config import Config, DataConfig, FoldsConfig
+from leukofold.corrections import made_with, read_corrections
 from leukofold.errors import UserError
 from leukofold.experiment import experiment_summary, open_experiment
+from leukofold.labels.issues import find_label_issues
 from leukofold.runs import RunFolder
 from leukofold.training.fold import train_folds
 
@@ -35,9 +37,14 @@ def write(path: Path, rows: list[str], header: str = "image_id,given_label,sugge
     return path
 
 
+FOLDS = np.array([0, 1, 0, 1, 0, 1])
+
+
 def corrected(**lists: Path) -> list[int]:
-    """The labels to train on."""
-    found: list[int] = read_corrections(DataConfig.model_validate(lists), labelled(), CLASSES).tolist()
+    """The labels to train on, whichever fold is held out."""
+    first, second = read_corrections(DataConfig.model_validate(lists), labelled(), CLASSES, FOLDS, [0, 1]).values()
+    assert first.tolist() == second.tolist()
+    found: list[int] = first.tolist()
     return found
 
 
@@ -78,6 +85,65 @@ def test_a_list_that_does_not_fit_is_refused(tmp_path: Path, rows: list[str], he
         corrected(relabel_issues=path)
 
 
+def test_a_list_of_all_images_stands_for_its_issues(tmp_path: Path) -> None:
+    header = "image_id,given_label,suggested_label,is_issue"
+    path = write(tmp_path / "all_images.csv", ["cell0,LY,MO,False", "cell1,LY,MO,True"], header)
+    assert corrected(relabel_issues=path) == [0, 1, 1, 1, 2, 2]
+
+
+def test_a_list_of_another_data_set_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "more.csv", ["UID_1,ALL,HEM,cnmc"], "image_id,given_label,suggested_label,source")
+    with pytest.raises(UserError, match=r"lists images of cnmc, none of which is trained on here"):
+        corrected(drop_issues=path)
+
+
+def test_each_held_out_fold_has_a_list_of_its_own_that_does_not_name_it(tmp_path: Path) -> None:
+    write(tmp_path / "0.csv", ["cell1,LY,MO"])
+    write(tmp_path / "1.csv", ["cell0,LY,MO", "cell2,MO,SNE"])
+    lists = DataConfig(relabel_issues=tmp_path / "{fold}.csv")
+    assert (made_with(lists), made_with(DataConfig()), made_with(DataConfig(drop_issues=tmp_path / "0.csv"))) == (
+        "other folds",
+        None,
+        "all folds",
+    )
+    found = read_corrections(lists, labelled(), CLASSES, FOLDS, [0, 1])
+    assert {fold: label.tolist() for fold, label in found.items()} == {0: [0, 1, 1, 1, 2, 2], 1: [1, 0, 2, 1, 2, 2]}
+    write(tmp_path / "1.csv", ["cell0,LY,MO", "cell3,MO,SNE"])
+    with pytest.raises(UserError, match=r"1.csv: 1 images are of fold 1 itself: cell3; make the list of a run"):
+        read_corrections(lists, labelled(), CLASSES, FOLDS, [0, 1])
+    with pytest.raises(UserError, match=r"2.csv: no such file"):
+        read_corrections(lists, labelled(), CLASSES, FOLDS, [0, 2])
+
+
+def noise(lists: str) -> float:
+    """Accuracy on labels of pure noise, with the list of all folds or with one per held-out fold."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(12):
+        x, y, folds = rng.normal(size=(300, 40)), rng.integers(0, 3, 300), rng.integers(0, 3, 300)
+
+        def issues(rows: np.ndarray, x: np.ndarray = x, y: np.ndarray = y, folds: np.ndarray = folds) -> np.ndarray:
+            """The labels that the rest of these rows suggest."""
+            logits = np.zeros((len(rows), 3))
+            for k in np.unique(folds[rows]):
+                out = folds[rows] == k
+                fitted = LogisticRegression().fit(x[rows][~out], y[rows][~out])
+                logits[out] = fitted.predict_log_proba(x[rows][out])
+            listed = find_label_issues(y[rows], logits[None])
+            return np.where(listed.is_issue, listed.suggested, y[rows])
+
+        for k in range(3):
+            rows = np.flatnonzero(folds != k)
+            labels = issues(rows) if lists == "other folds" else issues(np.arange(300))[rows]
+            found.append(LogisticRegression().fit(x[rows], labels).score(x[folds == k], y[folds == k]))
+    return float(np.mean(found))
+
+
+def test_a_list_of_all_folds_lets_labels_through_and_one_per_held_out_fold_does_not() -> None:
+    assert noise("all folds") > 0.5  # of three classes, nothing to learn
+    assert noise("other folds") == pytest.approx(1 / 3, abs=0.04)
+
+
 def test_files_that_are_no_lists_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.drop_issues: .*gone.csv: no such file; scripts/label_issues.py writes"):
         corrected(drop_issues=tmp_path / "gone.csv")
@@ -102,8 +168,13 @@ def test_only_listed_images_change(tmp_path_factory: pytest.TempPathFactory, dat
     rows = [f"cell{i},{CLASSES[labels[i]]},{fate[i]}" for i in range(len(labels))]
     drop = write(folder / "drop.csv", [row for row, what in zip(rows, fate, strict=True) if what == "drop"])
     relabel = write(folder / "relabel.csv", [row for row, what in zip(rows, fate, strict=True) if what in CLASSES])
-    found = read_corrections(DataConfig(drop_issues=drop, relabel_issues=relabel), frame, CLASSES)
-    for label, what, new in zip(labels, fate, found, strict=True):
+    lists = DataConfig(drop_issues=drop, relabel_issues=relabel)
+    if set(fate) == {"drop"}:
+        with pytest.raises(UserError, match=r"drop.csv: leaves nothing to train on; shorten the list"):
+            read_corrections(lists, frame, CLASSES, np.zeros(len(labels), dtype=int), [1])
+        return
+    found = read_corrections(lists, frame, CLASSES, np.zeros(len(labels), dtype=int), [1])
+    for label, what, new in zip(labels, fate, found[1], strict=True):
         assert new == {"keep": label, "drop": UNLABELLED}.get(what, CLASSES.index(what) if what in CLASSES else None)
 
 
@@ -134,7 +205,9 @@ def test_training_leaves_out_and_relabels_but_scores_all_as_given(rendered_wbcbe
     run = RunFolder("b", tmp_path / "oof")
     changed = open_experiment(config, run, progress=False)
     assert changed.corrected == (1, 1)
-    assert "1 images are not trained on, 1 under another label; all are scored as given" in experiment_summary(changed)
+    said = experiment_summary(changed)
+    assert "1 images are not trained on, 1 under another label; all are scored as given" in said
+    assert "lists of label issues that know the labels held out: the scores are too high" in said
     assert np.array_equal(changed.folds, plain.folds)
     trained = pd.concat([changed.training_rows(fold) for fold in (0, 1)]).set_index("image_id").label
     assert first.image_id not in trained.index
@@ -144,6 +217,25 @@ def test_training_leaves_out_and_relabels_but_scores_all_as_given(rendered_wbcbe
     assert oof.image_id.tolist() == rows.image_id.tolist()
     assert oof.label is not None
     assert oof.label.tolist() == rows.label.tolist()
+
+
+def test_a_fold_left_out_is_seen_by_no_network(rendered_wbcbench: Path, tmp_path: Path) -> None:
+    config = config_of(rendered_wbcbench, tmp_path)
+    three = config.model_copy(update={"folds": FoldsConfig(count=3, left_out=1)})
+    run = RunFolder("inner", tmp_path / "oof")
+    experiment = open_experiment(three, run, progress=False)
+    assert three.folds.numbers == [0, 2]
+    for fold in (0, 2):
+        trained = set(experiment.training_rows(fold).image_id)
+        assert trained == set(experiment.labelled.image_id[experiment.folds == 2 - fold])
+    assert "fold 1 is left out: no network of this run sees it" in experiment_summary(experiment)
+    train_folds(three, run, three.folds.numbers, resume=False, debug=False)
+    loaded = load_run(run)
+    assert sorted(set(loaded.folds.tolist())) == [0, 2]
+    assert loaded.missing_folds == []
+    assert loaded.metadata["label_lists"] is None
+    with pytest.raises(ValueError, match=r"left_out: 3 is no fold; there are 0 to 2"):
+        FoldsConfig(count=3, left_out=3)
 
 
 def test_a_run_does_not_go_on_after_its_list_has_changed(rendered_wbcbench: Path, tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ def test_a_plan_tells_done_from_interrupted_from_open(folder: Path) -> None:
     )
     assert text.count("input missing: input: the input folder does not exist") == 1
     assert vit_image.name in text
-    with pytest.raises(UserError, match=r"--folds 2: studies/small/resnet-group has folds 0 to 1"):
+    with pytest.raises(UserError, match=r"--folds 2: studies/small/resnet-group has folds 0 1; give"):
         make_plan(grid, grid.runs, [2])
 
 
@@ -596,7 +596,10 @@ CALLS: dict[str, tuple[list[str], str]] = {
     "no study": (["none.yaml"], "none.yaml: no such configuration file"),
     "no input": (["small.yaml"], "studies/small/resnet-group: input: the input folder does not exist"),
     "unknown level": (["small.yaml", "--only", "split=smear"], "--only split=smear: level of split 'smear' is unknown"),
-    "no such fold": (["small.yaml", "--folds", "5"], "--folds 5: studies/small/resnet-group has folds 0 to 1"),
+    "no such fold": (
+        ["small.yaml", "--folds", "5"],
+        "--folds 5: studies/small/resnet-group has folds 0 1; give",
+    ),
     "bad setting": (["small.yaml", "--set", "image.sise=64"], "--set image.sise=64: unknown key 'image.sise'; did you"),
     "bad name": (["small.yaml", "--name", "../out"], "a run's name is a path below oof/"),
     "loose word": (["small.yaml", "--set", "model.backbone=test_vit", "training.epochs=1"], "unrecognized arguments"),

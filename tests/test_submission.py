@@ -315,7 +315,13 @@ def test_the_origin_of_a_submission_has_its_sum_and_scores(wbc_runs: RunMaker, t
     assert sum(origin["predicted"].values()) == 3
     assert all(origin["predicted"][label] == labels.count(label) for label in CLASS_NAMES)
     assert (origin["competition"], origin["rendered"], origin["split_by"]) == ("wbcbench", False, "group")
-    assert origin["method"] == {"asked": "mean_logits", "taken": "mean_logits", "reason": "asked for", "judged": {}}
+    assert origin["method"] == {
+        "asked": "mean_logits",
+        "taken": "mean_logits",
+        "reason": "asked for",
+        "judged": {},
+        "trial": None,
+    }
     assert (origin["oof"]["images"], origin["oof"]["folds"], origin["oof"]["missing_folds"]) == (30, [0, 1, 2], [])
     for run, entry in zip(made, origin["runs"], strict=True):
         names = sorted(run.labels)

@@ -50,10 +50,13 @@ class DataConfig(Section):
         BeforeValidator(lambda given: _without_false(given)),  # so that a delta can drop what it extends
     ] = Field({}, description="data sets to train on besides, by their module in leukofold.external; false drops one")
     drop_issues: Path | None = Field(
-        None, description="CSV of scripts/label_issues.py: its images are not trained on, but scored as given"
+        None,
+        description="CSV of scripts/label_issues.py: its images are not trained on, but scored as given; {fold} "
+        "in the path stands for the fold held out, whose list was made without it (folds.left_out)",
     )
     relabel_issues: Path | None = Field(
-        None, description="such a CSV: its images are trained on under suggested_label, but scored as given"
+        None,
+        description="such a CSV: its images are trained on under suggested_label, but scored as given",
     )
     cache: Path = Field(Path("cache"), description="folder for what can be recomputed from the input")
     workers: int | None = Field(
@@ -73,6 +76,22 @@ class FoldsConfig(Section):
         "from the competition's; train: they are in every fold's training set and never scored, but for copies of "
         "the competition's images, which share their fold",
     )
+    left_out: int | None = Field(
+        None, ge=0, description="a fold that no network of the run sees: what is made of the run, such as a list of "
+        "label issues, knows nothing of that fold's labels",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _leave_out_a_fold_that_there_is(self) -> "FoldsConfig":
+        """Refuses a fold that the split does not have."""
+        if self.left_out is not None and self.left_out >= self.count:
+            raise ValueError(f"left_out: {self.left_out} is no fold; there are 0 to {self.count - 1}")
+        return self
+
+    @property
+    def numbers(self) -> list[int]:
+        """The folds to train."""
+        return [k for k in range(self.count) if k != self.left_out]
 
 
 class Transform(Section):

@@ -1,7 +1,7 @@
 """Everything that is settled before the first weight is drawn: data, folds and where results go."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pandas as pd
 from leukofold.cells import UNLABELLED, CellTable
 from leukofold.competitions import Competition, get_competition
 from leukofold.config import Config
-from leukofold.corrections import read_corrections
+from leukofold.corrections import LEAKING_LISTS, made_with, read_corrections
 from leukofold.duplicates import find_duplicates, merge_groups
 from leukofold.errors import UserError
 from leukofold.external import read_source
@@ -38,7 +38,8 @@ class Experiment:
         table: All cells; the groups of images that are the same are merged.
         labelled: n rows to train on and score.
         folds: n fold numbers.
-        training_label: n class indices to train on, ``UNLABELLED`` where a list of label issues leaves the image out.
+        training_label: Held-out fold -> n class indices to train on, ``UNLABELLED`` where a list of label issues leaves
+            the image out.
         test: The rows to predict.
         images: Every one of these rows' images, prepared.
         duplicates: Number of pairs of images that are the same, over the whole table.
@@ -52,7 +53,7 @@ class Experiment:
     table: CellTable
     labelled: pd.DataFrame
     folds: np.ndarray
-    training_label: np.ndarray
+    training_label: Mapping[int, np.ndarray]
     test: pd.DataFrame
     images: ImageCache
     duplicates: int
@@ -66,15 +67,20 @@ class Experiment:
 
     def training_rows(self, fold: int) -> pd.DataFrame:
         """Returns what is trained on when a fold is held out, under the labels to train on; index 0..n-1."""
-        kept = (self.folds != fold) & (self.training_label != UNLABELLED)
-        rows: pd.DataFrame = self.labelled.assign(label=self.training_label)[kept]
+        label, left_out = self.training_label[fold], self.config.folds.left_out
+        kept = (self.folds != fold) & (label != UNLABELLED)
+        if left_out is not None:
+            kept &= self.folds != left_out
+        rows: pd.DataFrame = self.labelled.assign(label=label)[kept]
         return rows.reset_index(drop=True)
 
     @property
     def corrected(self) -> tuple[int, int]:
-        """Numbers of images left out of training, and of those trained on under another label than the given one."""
-        left_out = self.training_label == UNLABELLED
-        return int(left_out.sum()), int((self.training_label != self.labelled.label)[~left_out].sum())
+        """Most images that a fold's training leaves out, and most that it sees under another label than given."""
+        given = self.labelled.label.to_numpy()
+        labels = self.training_label.values()
+        left_out = max(int((label == UNLABELLED).sum()) for label in labels)
+        return left_out, max(int(((label != given) & (label != UNLABELLED)).sum()) for label in labels)
 
     def metadata(self, fold: int) -> dict[str, Any]:
         """Tells all that the fold's result depends on, and where it came from."""
@@ -91,6 +97,7 @@ class Experiment:
             "external": sorted(self.config.data.external),
             "data_fingerprint": self.table.fingerprint(),
             "corrections_sha256": self._corrections_digest(),
+            "label_lists": made_with(self.config.data),
             "config_digest": self.config.digest(),
             "config": self.config.resolved(),
             "commit": git_commit(),
@@ -101,7 +108,8 @@ class Experiment:
         """Digests the labels to train on: the path of a list does not tell what is in it."""
         if not any(self.corrected):
             return None
-        return hashlib.sha256(self.training_label.astype(np.int64).tobytes()).hexdigest()
+        labels = np.stack(list(self.training_label.values())).astype(np.int64)
+        return hashlib.sha256(labels.tobytes()).hexdigest()
 
 
 def read_cells(config: Config, progress: bool = True) -> CellTable:
@@ -174,12 +182,12 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
         folds = take_up_folds(run.split(), labelled, config.folds)
     else:
         folds = assign_folds(labelled, units[table.is_labelled], config.folds)
-    training_label = read_corrections(data, labelled, table.class_names)
+    training_label = read_corrections(data, labelled, table.class_names, folds, config.folds.numbers)
     if debug:
         place = pd.DataFrame({"fold": folds, "external": labelled.is_external})
         kept = place.groupby(["fold", "external"]).head(DEBUG_IMAGES).index.to_numpy()
         labelled, folds, test = labelled.iloc[kept].reset_index(drop=True), folds[kept], test.head(DEBUG_IMAGES)
-        training_label = training_label[kept]
+        training_label = {fold: label[kept] for fold, label in training_label.items()}
         epochs = min(2, config.training.epochs)
         config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
     images = open_cache(pd.concat([labelled, test]), preparation, competition.name, data.cache, progress)
@@ -219,12 +227,17 @@ def experiment_summary(experiment: Experiment) -> str:
             f"  {experiment.duplicates} pairs of images are the same and kept in one fold: "
             "see scripts/check_duplicates.py"
         )
-    if any(experiment.corrected):
+    made = made_with(experiment.config.data)
+    if made:
         left_out, relabelled = experiment.corrected
         expansion.append(
-            f"  label issues: {left_out} images are not trained on, {relabelled} under another label; "
-            "all are scored as given"
+            f"  label issues: {left_out} images are not trained on, {relabelled} under another label"
+            f"{' (the most of a fold)' if made == 'other folds' else ''}; all are scored as given"
         )
+    if made == "all folds":
+        expansion.append(f"  {LEAKING_LISTS}")
+    if experiment.config.folds.left_out is not None:
+        expansion.append(f"  fold {experiment.config.folds.left_out} is left out: no network of this run sees it")
     drawn = "  (RENDERED images, drawn by this project: no result on them says anything about patients)"
     leak = "" if by == "group" else "  (image-level: patients cross folds, scores are too high)"
     return "\n".join(

@@ -7,6 +7,7 @@ from typing import Any
 
 from leukofold import kaggle
 from leukofold.blending.combining import Blend, competition_scores
+from leukofold.blending.judging import Judgement
 from leukofold.blending.loading import joint_name
 from leukofold.competitions import Competition, get_competition, names
 from leukofold.errors import UserError
@@ -147,6 +148,7 @@ def _origin(blend: Blend) -> dict[str, Any]:
             {
                 "name": run.name,
                 "config_digest": run.metadata["config_digest"],
+                "label_lists": run.metadata.get("label_lists"),
                 "folds": run.provenance,
                 "config": run.metadata["config"],
                 "oof": competition_scores(run.oof),
@@ -173,11 +175,14 @@ def _method(blend: Blend) -> dict[str, Any]:
         "taken": blend.choice.method,
         "reason": blend.choice.reason,
         "judged": {
-            one.method: {
-                "nested": one.value,
-                "gain": {"value": one.gain.value, "low": one.gain.low, "high": one.gain.high, "level": one.level},
-                "fitted": one.combiner.describe(run_names, blend.oof.class_names),
-            }
+            one.method: {**_judged(one), "fitted": one.combiner.describe(run_names, blend.oof.class_names)}
             for one in blend.choice.judged
         },
+        "trial": _judged(blend.choice.trial) if blend.choice.trial else None,
     }
+
+
+def _judged(one: Judgement) -> dict[str, Any]:
+    """Tells a nested score and its gain; without an interval where it has none."""
+    ends = {"low": one.gain.low, "high": one.gain.high} if one.gain.known else {"low": None, "high": None}
+    return {"nested": one.value, "gain": {"value": one.gain.value, **ends}, "groups": one.groups}

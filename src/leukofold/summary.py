@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from leukofold.blending.combining import Blend, competition_scores
+from leukofold.blending.judging import Choice
+from leukofold.blending.loading import caveats
+from leukofold.blending.methods import ALL
 from leukofold.competitions import get_competition
 from leukofold.metrics import METRICS
 from leukofold.runs import Predictions
@@ -30,17 +33,13 @@ def blend_summary(blend: Blend, submission: Path | None) -> str:
     lines = [
         f"{competition.title}: {len(blend.runs)} run(s), {(~blend.oof.is_external).sum()} images scored out of fold"
     ]
-    if metadata["rendered"]:
-        lines.append("  RENDERED images, drawn by this project: these scores say nothing about patients")
-    if metadata["split_by"] == "image":
-        lines.append("  image-level folds: patients cross them, the scores are too high")
+    lines += [f"  {caveat}" for caveat in caveats(blend.runs)]
     if blend.runs[0].missing_folds:
         missing = ", ".join(map(str, blend.runs[0].missing_folds))
         lines.append(f"  not trained yet: fold {missing}; the scores cover the other folds' images only")
     titled = [(run.name, run.oof) for run in blend.runs] + [(PLAIN_TITLE, blend.plain)]
-    if blend.choice.judged:
-        best = blend.choice.judged[0]
-        titled.append((f"blend, {best.method}", replace(blend.plain, logits=best.nested)))
+    if blend.choice.trial:
+        titled.append((f"blend, {_trial_title(blend.choice)}", replace(blend.plain, logits=blend.choice.trial.nested)))
     width = 2 + max(len(title) for title, _ in titled)
     scored = {title: _scores(oof, blend.folds) for title, oof in titled}
     for metric in dict.fromkeys(("macro_f1", metadata["metric"])):
@@ -64,17 +63,30 @@ def _scores(oof: Predictions, folds: np.ndarray) -> list[dict[str, float]]:
     return [competition_scores(oof, folds == k) for k in sorted(set(folds.tolist()))] + [competition_scores(oof)]
 
 
+def _trial_title(choice: Choice) -> str:
+    """Names what the nested scores on trial are of."""
+    assert choice.trial is not None
+    return "best of the other folds" if choice.asked == ALL else choice.trial.method
+
+
 def _choice_lines(blend: Blend) -> list[str]:
     """Tells what methods gained over the plain mean, which one was taken and what it was fitted to."""
     choice, metric = blend.choice, METRICS[blend.metadata["metric"]]
-    best = choice.judged[0]
-    width = max(len(one.method) for one in choice.judged) + 2
-    interval = f"{100 * best.level:.4g} % interval"
-    lines = [f"  {f'nested folds, {metric}':<{width + 2}}  against the mean of logits, {interval}"]
-    for one in choice.judged:
-        gain = f"{one.gain.value:+.4f} ({one.gain.low:+.4f} to {one.gain.high:+.4f})"
-        lines.append(f"    {one.method:<{width}}  {one.value:.4f}  {gain}  {'real' if one.real else 'not real'}")
+    rows = [(one.method, one) for one in choice.judged]
+    if choice.asked == ALL and choice.trial:
+        rows.append((_trial_title(choice), choice.trial))
+    width = max(len(title) for title, _ in rows) + 2
+    lines = [f"  {f'nested folds, {metric}':<{width + 2}}  against the mean of logits, 95 % interval"]
+    for title, one in rows:
+        ends = f"{one.gain.low:+.4f} to {one.gain.high:+.4f}" if one.gain.known else "no interval: one group"
+        gain = f"{one.gain.value:+.4f} ({ends})"
+        lines.append(
+            f"    {title:<{width}}  {one.value:.4f}  {gain}" + (f"  {one.verdict}" if one is choice.trial else "")
+        )
     lines.append(f"  taken       {choice.method}: {choice.reason}")
+    if choice.trial is None:
+        return lines
+    best = choice.trial
     for title, named in best.combiner.describe([run.name for run in blend.runs], blend.oof.class_names).items():
         values = ", ".join(
             f"{name} {value:+.2f}" if title == "biases" else f"{name} {value:.3f}" for name, value in named.items()

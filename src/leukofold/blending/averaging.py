@@ -61,8 +61,8 @@ class RankAverage:
     Within a class, each run's log-probability is replaced by the value of the same rank in the mean of all runs'
     quantile functions (quantile normalisation: Bolstad et al. 2003, Bioinformatics 19:185), and the results are
     averaged. Ranks alone would lose how common a class is; the mean quantile function keeps it, so that classes
-    remain comparable. New images are placed between the fitted ones by linear interpolation, beyond the outermost
-    ones with slope 1; a single run is returned as it is.
+    remain comparable; equal values share the mean of their ranks' values. New images are placed between the fitted
+    ones by linear interpolation, beyond the outermost ones with slope 1; a single run is returned as it is.
 
     Attributes:
         quantiles: M x K x n float32, each run's and class's sorted values.
@@ -76,8 +76,9 @@ class RankAverage:
         total = np.zeros(log_p.shape[1:], dtype=np.float32)
         for own, values in zip(self.quantiles, log_p, strict=True):
             for k, (known, target) in enumerate(zip(own, common, strict=True)):
+                levels, first, ties = np.unique(known, return_index=True, return_counts=True)
                 inside = np.clip(values[k], known[0], known[-1])
-                total[k] += np.interp(inside, known, target) + (values[k] - inside)
+                total[k] += np.interp(inside, levels, np.add.reduceat(target, first) / ties) + (values[k] - inside)
         return total / len(log_p)
 
     def describe(self, runs: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def _climb(labels: np.ndarray, scores: np.ndarray, start: np.ndarray, metric: st
     for _ in range(ROUNDS):
         before = value
         for k in range(len(scores)):
-            gained = from_confusions(_tables(labels, scores, biases, k), np.zeros(len(scores), dtype=bool))[metric]
+            gained = from_confusions(_tables(labels, scores, biases, k))[metric]
             biases[k] = 0
             penalised = gained - PENALTY * (biases @ biases + GRID**2)
             best = int(penalised.argmax())

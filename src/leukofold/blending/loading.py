@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from leukofold.corrections import LEAKING_LISTS
 from leukofold.errors import UserError, name_some
 from leukofold.runs import RUNS, Predictions, RunFolder, find_runs
 
@@ -49,8 +50,9 @@ class LoadedRun:
 
     @property
     def missing_folds(self) -> list[int]:
-        """Folds of the configuration that are not trained yet."""
-        return sorted(set(range(self.metadata["config"]["folds"]["count"])) - set(self.folds.tolist()))
+        """Folds of the configuration that are not trained yet, but for one that is left out on purpose."""
+        folds = self.metadata["config"]["folds"]
+        return sorted(set(range(folds["count"])) - {folds.get("left_out")} - set(self.folds.tolist()))
 
 
 def joint_name(runs: Sequence[LoadedRun]) -> str:
@@ -60,6 +62,19 @@ def joint_name(runs: Sequence[LoadedRun]) -> str:
         return names[0]
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
     return f"blend-of-{len(names)}-{digest}"
+
+
+def caveats(runs: Sequence[LoadedRun]) -> list[str]:
+    """Says what has to be known before any score of runs is read, a line each; nothing of the honest case."""
+    found = []
+    if runs[0].metadata["rendered"]:
+        found.append("RENDERED images, drawn by this project: these scores say nothing about patients")
+    if any(run.metadata["split_by"] == "image" for run in runs):
+        found.append("image-level folds: patients cross them, the scores are too high")
+    leaking = [run.name for run in runs if run.metadata.get("label_lists") == "all folds"]
+    if leaking:
+        found.append(f"{name_some(leaking)}: {LEAKING_LISTS}")
+    return found
 
 
 def load_run(run: RunFolder) -> LoadedRun:

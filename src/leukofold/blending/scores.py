@@ -41,7 +41,7 @@ def arg_max(scores: np.ndarray) -> np.ndarray:
     return index
 
 
-def confusions(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+def count_confusions(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
     """Counts confusion matrices of several predictions of the same images.
 
     Args:

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from leukofold.blending.scores import log_probabilities
+from leukofold.errors import UserError
 
 STRENGTH = 0.1  # C of the regression; of 0.01, 0.1 and 1 the best under nested folds on 300 to 12,000 drawn images
 RIDGE = 0.01  # of the mean variance, added to every axis's: keeps the faintest ones from being blown up
@@ -31,7 +32,8 @@ class Stacked:
 
     def __call__(self, log_p: np.ndarray) -> np.ndarray:
         """Combines M x K x n to K x n log-probabilities."""
-        features = np.maximum(log_p, FLOOR).reshape(-1, log_p.shape[2])
+        runs, classes, images = log_p.shape
+        features = np.maximum(log_p, FLOOR).reshape(runs * classes, images)
         found = self.coefficients.reshape(len(self.present), -1) @ features + self.intercepts[:, None]
         scores = np.full(log_p.shape[1:], NEVER, dtype=np.float32)
         scores[self.present] = np.maximum(log_probabilities(found.T[None])[0], NEVER + 1)
@@ -57,11 +59,16 @@ def stack(labels: np.ndarray, log_p: np.ndarray, metric: str) -> Stacked:
 
     Returns:
         The combiner; a class that no label names is never predicted.
+
+    Raises:
+        UserError: The runs say the same of all images.
     """
     runs, classes, _ = log_p.shape
     features = np.maximum(log_p, FLOOR).reshape(runs * classes, -1)
     centre = features.mean(axis=1, dtype=np.float64)
     spread, axes = np.linalg.eigh(np.cov(features))
+    if spread.mean() <= 0:
+        raise UserError("--method stacking: the runs' logits are the same for all images; train them longer")
     rotation = axes / np.sqrt(spread.clip(0) + RIDGE * spread.mean())
     whitened = (features - centre[:, None].astype(np.float32)).T @ rotation.astype(np.float32)
     fitted = LogisticRegression(C=STRENGTH, max_iter=200, tol=1e-4).fit(whitened, labels)

@@ -4,7 +4,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 from leukofold.blending.averaging import Weighted
-from leukofold.blending.scores import arg_max, confusions, log_loss
+from leukofold.blending.scores import arg_max, count_confusions, log_loss
+from leukofold.errors import UserError
 from leukofold.metrics.weighted import from_confusions
 
 STEPS = 30  # of the greedy selection: weights are multiples of 1/30 at the finest
@@ -53,8 +54,7 @@ def _best(labels: np.ndarray, sums: np.ndarray, metric: str, sizes: np.ndarray) 
 
 def _scores(labels: np.ndarray, scores: np.ndarray, metric: str) -> np.ndarray:
     """Scores m x K x n by the metric; m values."""
-    counts = confusions(labels, arg_max(scores), scores.shape[1])
-    return from_confusions(counts, np.zeros(scores.shape[1], dtype=bool))[metric]
+    return from_confusions(count_confusions(labels, arg_max(scores), scores.shape[1]))[metric]
 
 
 def _loss(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -75,7 +75,10 @@ def convex(labels: np.ndarray, log_p: np.ndarray, metric: str) -> Weighted:
         metric: Not used: it is piecewise constant, and has no gradient.
 
     Returns:
-        Weights of at least 0.
+        Weights of at least 0, of which one is higher.
+
+    Raises:
+        UserError: All weights are best at 0: every run is worse than equal probabilities.
     """
     runs = len(log_p)
 
@@ -84,4 +87,8 @@ def convex(labels: np.ndarray, log_p: np.ndarray, metric: str) -> Weighted:
         return value, (log_p.reshape(runs, -1) @ slope.ravel()).astype(np.float64)
 
     found = minimize(loss, np.full(runs, 1 / runs), jac=True, method="L-BFGS-B", bounds=[(0, None)] * runs)
+    if not found.x.any():
+        raise UserError(
+            "--method log_loss: every run is worse than guessing, so that all weights are 0; look at the runs first"
+        )
     return Weighted(found.x.astype(np.float32))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from leukofold.blending.loading import caveats
 from leukofold.files import working_path
 from leukofold.labels.analysis import LabelAnalysis
 from leukofold.labels.folder import source_counts
@@ -27,10 +28,7 @@ def analysis_summary(analysis: LabelAnalysis, files: Sequence[Path]) -> str:
         f"{analysis.competition.title}: labels of {len(analysis.images)} images, judged out of fold by "
         f"{', '.join(run.name for run in runs)}"
     ]
-    if runs[0].metadata["rendered"]:
-        lines.append("  RENDERED images, drawn by this project: these issues say nothing about patients")
-    if runs[0].metadata["split_by"] == "image":
-        lines.append("  image-level folds: networks have seen other images of the same patients")
+    lines += [f"  {caveat}" for caveat in caveats(runs)]
     for run in runs:
         if run.missing_folds:
             split = run.split

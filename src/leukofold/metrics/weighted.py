@@ -32,13 +32,13 @@ def confusions(counts: csr_array, weights: np.ndarray) -> np.ndarray:
     return np.asarray(counts @ weights).T.reshape(-1, classes, classes)
 
 
-def from_confusions(confusion: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+def from_confusions(confusion: np.ndarray, known: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Computes every metric of ``METRICS`` from confusion matrices.
 
     Args:
         confusion: m x K x K, rows labels.
         known: K booleans: the classes that have images. Those that a draw leaves without any drop out of
-            its macro averages; classes that have none anyway count as 0.
+            its macro averages; classes that have none anyway count as 0. None: no class drops out.
 
     Returns:
         Metric -> m values.
@@ -47,7 +47,7 @@ def from_confusions(confusion: np.ndarray, known: np.ndarray) -> dict[str, np.nd
     given, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
     total = confusion.sum(axis=(1, 2))[:, None]
     present = given > 0
-    counted = present | ~known
+    counted = present | (True if known is None else ~known)
     f1 = ratio(2 * hits, given + predicted)
     return {
         "macro_f1": f1.mean(axis=1, where=counted),

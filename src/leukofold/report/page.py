@@ -145,6 +145,7 @@ def _facts(blend: Blend, reopened: Sequence[ReopenedRun], analysis: LabelAnalysi
         "title": first.competition.title,
         "has_patients": first.competition.has_patients,
         "debug": bool(blend.metadata["debug"]),
+        "leaking": [run.name for run in blend.runs if run.metadata.get("label_lists") == "all folds"],
         "input": blend.metadata["input"],
         "groups": len(set(blend.oof.group[own].tolist())),
         "external": first.cells[first.cells.is_external].source.value_counts().to_dict(),

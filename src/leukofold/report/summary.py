@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from leukofold.blending.loading import LoadedRun
+from leukofold.blending.loading import LoadedRun, caveats
 from leukofold.competitions import get_competition
 from leukofold.metrics import METRICS
 from leukofold.report.numbers import Numbers
@@ -20,10 +20,7 @@ def report_summary(runs: Sequence[LoadedRun], numbers: Numbers) -> str:
     """
     metadata = runs[0].metadata
     lines = [f"{get_competition(metadata['competition']).title}: {METRICS[numbers.metric]}, 95 % interval by patient"]
-    if metadata["rendered"]:
-        lines.append("  RENDERED images, drawn by this project: these scores say nothing about patients")
-    if metadata["split_by"] == "image":
-        lines.append("  image-level folds: patients cross them, the scores are too high")
+    lines += [f"  {caveat}" for caveat in caveats(runs)]
     for run in runs:
         if run.missing_folds:
             missing = ", ".join(map(str, run.missing_folds))
@@ -31,5 +28,6 @@ def report_summary(runs: Sequence[LoadedRun], numbers: Numbers) -> str:
     width = max(len(each.name) for each in numbers.scores)
     for each in numbers.scores:
         found = each.metrics[numbers.metric]
-        lines.append(f"  {each.name:<{width}}  {found.value:.4f}  ({found.low:.4f} to {found.high:.4f})")
+        ends = f"{found.low:.4f} to {found.high:.4f}" if found.known else "no interval: one patient"
+        lines.append(f"  {each.name:<{width}}  {found.value:.4f}  ({ends})")
     return "\n".join(lines)

@@ -51,7 +51,7 @@ class Images:
         """Returns the images of a fold that are trained on, scored after each epoch, and scored at the end."""
         count = config.folds.count
         split = self.own + (self.external if config.folds.external == "split" else 0)
-        trained = split * (count - 1) / count + (self.own + self.external - split)
+        trained = split * (len(config.folds.numbers) - 1) / count + (self.own + self.external - split)
         return trained, self.own / count, split / count + self.test
 
 
@@ -143,17 +143,19 @@ def make_plan(
     counted: dict[str, tuple[Images | None, str]] = {}
     plans = []
     for run in runs:
-        count = run.config.folds.count
-        unknown = [k for k in folds if not 0 <= k < count]
+        known = run.config.folds.numbers
+        unknown = [k for k in folds if k not in known]
         if unknown:
-            raise UserError(f"--folds {unknown[0]}: {run.name} has folds 0 to {count - 1}; give some of them")
+            raise UserError(
+                f"--folds {unknown[0]}: {run.name} has folds {' '.join(map(str, known))}; give some of them"
+            )
         folder = RunFolder(run.name, root)
         key = run.config.data.model_dump_json()
         if key not in counted:
             counted[key] = count_images(run.config)
         images = counted[key][0]
         same = not folder.folds_csv.exists() or images is None or set(folder.split().image_id) == images.ids
-        states = tuple(_fold_plan(folder.fold(k), k, run.config, same) for k in folds or range(count))
+        states = tuple(_fold_plan(folder.fold(k), k, run.config, same) for k in folds or known)
         plans.append(RunPlan(run, states, *counted[key], _earlier_pace(grid, run, root)))
     return _with_probes(plans) if probe else plans
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from leukofold.blending.combining import blend_runs
 from leukofold.blending.loading import LoadedRun, load_run
+from leukofold.corrections import LEAKING_LISTS
 from leukofold.errors import UserError
 from leukofold.metrics import Interval, interval, score
 from leukofold.processes import available_cores
@@ -196,6 +197,8 @@ def _load(run: StudyRun, root: Path, remarks: list[str]) -> LoadedRun | None:
         return None
     if loaded.metadata["config_digest"] != run.config.digest():
         remarks.append(f"{run.name}: trained with other settings than the study's now")
+    if loaded.metadata.get("label_lists") == "all folds":
+        remarks.append(f"{run.name}: {LEAKING_LISTS}")
     return loaded
 
 
@@ -251,7 +254,7 @@ def _difference(grid: Grid, scored: AllScored, axis: str, levels: Mapping[str, s
 
 
 def _with_interval(found: Interval) -> Value:
-    return Value(found.value, found.low, found.high)
+    return Value(found.value, *((found.low, found.high) if found.known else (None, None)))
 
 
 def _over_seeds(values: Sequence[float]) -> Value:
@@ -303,7 +306,7 @@ def _row(grid: Grid, scored: AllScored, levels: dict[str, str], view: str, headl
         view,
         {**values, grid.study.metrics[0]: headline} if found else {},
         sum(len(each.folds) for each in found),
-        members[0].config.folds.count * len(grid.study.seeds),
+        len(members[0].config.folds.numbers) * len(grid.study.seeds),
         max((len(each.image_id) for each in found), default=0),
         found[0].split_by if found else members[0].config.folds.by,
         found[0].rendered if found else None,
