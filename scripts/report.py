@@ -43,8 +43,8 @@ def main() -> None:
     from leukofold.report.page import write_report
     from leukofold.report.summary import report_summary
 
-    numbers = write_report(runs, folder)
-    print(report_summary(runs, numbers))
+    numbers, notes = write_report(runs, folder)
+    print(report_summary(runs, numbers, notes))
     print(f"  {working_path(folder / 'report.html')}, the same figures in figures/, the numbers in metrics.json")
 
 

@@ -22,6 +22,7 @@ from leukofold.labels.analysis import analyse_labels
 from leukofold.labels.folder import write_analysis
 from leukofold.labels.summary import analysis_summary
 from leukofold.rendering import RenderSpec, render
+from leukofold.reopening import reopen
 from leukofold.runs import Predictions, RunFolder
 
 if TYPE_CHECKING:
@@ -80,8 +81,9 @@ def make_run(
     one_logit: bool = False,
     sure: float = 5,
     class_names: Sequence[str] = (),
+    embedded: bool = False,
 ) -> RunFolder:
-    """Writes a run whose networks mostly know the truth, with embeddings, as training and an analysis leave it."""
+    """Writes a run whose networks mostly know the truth, as training and, with embeddings, an analysis leave it."""
     labelled, rng = data.table.labelled, np.random.default_rng(seed)
     names = tuple(class_names or data.table.class_names)
     split = labelled.assign(fold=(np.arange(len(labelled)) + shift) % FOLDS)
@@ -89,7 +91,11 @@ def make_run(
     if one_logit:
         logits = np.stack([np.zeros(len(logits)), logits[:, 1] - logits[:, 0]], axis=1)
     config = Config.model_validate(
-        {"data": {"competition": data.competition, "root": data.root}, "folds": {"count": FOLDS}}
+        {
+            "data": {"competition": data.competition, "root": data.root, "cache": commands.cwd / "cache"},
+            "folds": {"count": FOLDS},
+            "image": {"size": 32},
+        }
     )
     metadata: dict[str, Any] = {
         "run": name, "competition": data.competition, "metric": "macro_f1", "class_names": list(names),
@@ -105,8 +111,10 @@ def make_run(
         run.begin_fold(k, {**metadata, "fold": k}, split)
         oof = Predictions.of(split.iloc[rows], both, names, labelled=True)
         run.finish_fold(k, oof, Predictions.of(test, both[:1], names, labelled=False), {"macro_f1": 0.9})
-        vectors = rng.normal(size=(len(rows), 8)).astype(np.float32) + 3
-        np.savez(run.fold(k).embeddings, image_id=oof.image_id, embeddings=vectors)
+    for k in trained if embedded else ():
+        ids, images = split.image_id[split.fold == k], reopen(load_run(run)).images().folder.name
+        vectors = rng.normal(size=(len(ids), 8)).astype(np.float32) + 3
+        np.savez(run.fold(k).embeddings, image_id=ids.to_numpy(dtype=str), images=images, embeddings=vectors)
     return run
 
 
@@ -122,7 +130,7 @@ def analysed(runs: Sequence[RunFolder], out: Path, with_embeddings: bool = False
 
 
 def test_a_run_of_two_classes_ends_in_lists_and_pages(commands: Commands, cnmc: Data) -> None:
-    make_run(commands, cnmc)
+    make_run(commands, cnmc, embedded=True)
     said = commands.succeed("label_issues.py", "--run", "run")
     folder = commands.cwd / "oof" / "run" / "labels"
     issues, images = listed(folder / "label_issues.csv"), listed(folder / "all_images.csv")
@@ -214,7 +222,7 @@ def test_folds_too_small_for_outliers_are_named(commands: Commands, cnmc: Data) 
     few = labelled.groupby("label").head(15).index
     frame = pd.concat([labelled.loc[few], cnmc.table.test])
     data = Data(cnmc.competition, cnmc.root, CellTable(frame, cnmc.table.class_names), cnmc.true[few])
-    said = analysed([make_run(commands, data)], commands.cwd / "found", with_embeddings=True)
+    said = analysed([make_run(commands, data, embedded=True)], commands.cwd / "found", with_embeddings=True)
     assert "0 outliers, 0 near duplicates" in said
     assert "not looked for in fold 0, 1: fewer than 20 images" in said
     assert listed(commands.cwd / "found" / "outliers.csv").empty

@@ -95,6 +95,13 @@ def test_an_input_that_has_changed_is_refused(finished: LoadedRun) -> None:
         listing.write_text("".join([lines[0], lines[1].replace(f",{label}", f",{other}", 1), *lines[2:]]), "utf-8")
         with pytest.raises(UserError, match=rf"labels 1 images otherwise than when the run was trained, {image_id} f"):
             reopen(finished)
+        listing.write_text(text, encoding="utf-8")
+        (path,) = root_of(finished).rglob(image_id)
+        image = path.read_bytes()
+        path.write_bytes(image + b"\0")
+        with pytest.raises(UserError, match=r"has other files now than when the run was trained, of the same names"):
+            reopen(finished)
+        path.write_bytes(image)
     finally:
         listing.write_text(text, encoding="utf-8")
 

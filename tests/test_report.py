@@ -22,10 +22,11 @@ from leukofold.blending.combining import blend_runs
 from leukofold.blending.loading import LoadedRun, load_run
 from leukofold.config import Config
 from leukofold.errors import UserError
+from leukofold.gradcam import UnknownBackboneError
 from leukofold.metrics import METRICS
 from leukofold.reopening import reopen
 from leukofold.report.cells import Cells, draw_heat
-from leukofold.report.maps import MOST, map_rows
+from leukofold.report.maps import MOST, draw_maps, map_rows
 from leukofold.report.numbers import MEAN, Numbers
 from leukofold.report.page import render_page, write_report
 from leukofold.runs import RunFolder
@@ -145,7 +146,7 @@ Report = tuple[Path, Page, Numbers]
 
 def report(trained: Path, folder: Path, *names: str) -> Report:
     torch.set_num_threads(1)
-    numbers = write_report(runs_of(trained, *names), folder)
+    numbers, _ = write_report(runs_of(trained, *names), folder)
     return folder, Page((folder / "report.html").read_text(encoding="utf-8")), numbers
 
 
@@ -209,6 +210,7 @@ def test_configurations_paths_and_notes_are_escaped(trained: Path, wbc_report: R
     facts = {
         "title": evil, "class_names": [evil, evil], "missing_folds": [], "trained_folds": [0], "rendered": False,
         "debug": True, "split_by": "image", "images": 1, "groups": 1, "has_patients": True, "external": {evil: 1},
+        "labelled": 2, "labelled_groups": 1, "leaking": [evil],
         "members": [member], "issues": 1, "judged": 1, "pairs": [(evil, evil)], "map_cells": 1, "map_fold": 0,
         "input": evil, "data_fingerprint": evil,
     }  # fmt: skip
@@ -307,17 +309,28 @@ def half_report(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Repo
     """Of a run with one of two folds, whose backbone Grad-CAM does not know."""
 
     def refuse(*_: object) -> Iterator[tuple[str, Figure]]:
-        raise UserError("Grad-CAM cannot look into <Net>")
+        raise UnknownBackboneError("Grad-CAM cannot look into <Net>")
 
+    folder = tmp_path_factory.mktemp("half") / "report"
+    (folder / "figures").mkdir(parents=True)
+    for name in ("heat_right", "of_the_user"):
+        (folder / "figures" / f"{name}.png").write_bytes(b"old")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("leukofold.report.page.draw_heat", refuse)
-        return report(trained, tmp_path_factory.mktemp("half") / "report", "half")
+        return report(trained, folder, "half")
 
 
-def test_one_fold_is_reported_and_what_is_missing_is_said(half_report: Report) -> None:
+def test_one_fold_is_reported_and_what_is_missing_is_said(trained: Path, half_report: Report) -> None:
     folder, page, numbers = half_report
     assert page.headings == SECTIONS
     assert "Not trained yet: fold 0." in page.text
+    half, whole = runs_of(trained, "half", "vit")
+    images, scored = ((~run.oof.is_external).sum() for run in (whole, half))
+    patients = len(set(whole.oof.group[~whole.oof.is_external]))
+    assert re.search(
+        rf"{images} labelled images of {patients} patients in 13 classes;\s+scored here: {scored}", page.text
+    )
+    assert re.search(rf"acevedo\w* \({whole.oof.is_external.sum()}\s+images\)", page.text)
     assert "With one fold only, its effect cannot be judged honestly." in page.text
     assert [each.name for each in numbers.scores] == ["half"]
     noted = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -326,8 +339,10 @@ def test_one_fold_is_reported_and_what_is_missing_is_said(half_report: Report) -
 
 
 def test_a_backbone_that_cannot_be_looked_into_costs_its_pictures_only(half_report: Report) -> None:
-    _, page, _ = half_report
+    folder, page, _ = half_report
     assert "Grad-CAM cannot look into <Net>." in page.text
+    assert not (folder / "figures" / "heat_right.png").exists()  # of an earlier report
+    assert (folder / "figures" / "of_the_user.png").exists()
     assert "heat_right" not in page.figures
     assert set(page.figures) >= {"classes", "map_classes", "surest_errors"}
 
@@ -416,3 +431,20 @@ def test_logits_that_are_not_finite_and_input_that_is_gone_are_refused(tmp_path:
     with pytest.raises(UserError, match=r"fold1/oof.npz: logits of 1 images are not finite"):
         load_run(made)
     assert not (tmp_path / "report").exists()
+
+
+def test_networks_that_are_gone_end_the_report(tmp_path: Path, trained: Path) -> None:
+    shutil.copytree(trained / "oof" / "one", tmp_path / "one")
+    (tmp_path / "one" / "fold1" / "best.safetensors").unlink()
+    with pytest.raises(UserError, match=r"fold1/best.safetensors: not the weights of its run"):
+        write_report([load_run(RunFolder("one", tmp_path))], tmp_path / "report")
+    assert not (tmp_path / "report" / "report.html").exists()
+
+
+def test_a_network_that_tells_no_cells_apart_has_no_map(trained: Path) -> None:
+    reopened = reopen(runs_of(trained, "one")[0])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            "leukofold.report.maps.fold_embeddings", lambda *_: np.zeros((len(reopened.cells), 8), np.float32)
+        )
+        assert list(draw_maps(reopened)) == []

@@ -1,14 +1,19 @@
 """Files of predictions that are not sound are refused by name."""
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from leukofold.blending.aligning import align_runs
+from leukofold.blending.loading import load_run
 from leukofold.errors import UserError
 from leukofold.runs import Predictions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import RunMaker
 
 
@@ -32,3 +37,66 @@ def test_logits_of_another_number_of_classes_are_refused(wbc_runs: "RunMaker") -
     np.savez(path, **arrays)
     with pytest.raises(UserError, match=r"logits \(10, 12\) for 10 images and 13 classes; train that fold again"):
         Predictions.load(path)
+
+
+def change(path: "Path", **changed: Any) -> None:
+    """Puts other arrays into a file of predictions; None takes one out."""
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files} | changed
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"label": None}, r"oof.npz: no labels in it"),
+        ({"label": np.zeros(9, dtype=int)}, r"label \(9,\) int64 for 10 images"),
+        ({"label": np.full(10, 99)}, r"labels beyond its 13 classes"),
+        ({"label": np.full(10, -1)}, r"labels beyond its 13 classes"),
+        ({"group": np.array(["a"] * 9)}, r"group \(9,\) <U1 for 10 images"),
+        ({"is_external": np.zeros(10)}, r"is_external \(10,\) float64 for 10 images"),
+        ({"logits": np.full((10, 13), "x")}, r"logits \(10, 13\) for 10 images"),
+    ],
+    ids=["no label", "a label short", "label too high", "label too low", "a group short", "no booleans", "no numbers"],
+)
+def test_damaged_predictions_are_refused_by_name(
+    wbc_runs: "RunMaker", changed: dict[str, np.ndarray], message: str
+) -> None:
+    run = wbc_runs.make("run").folder
+    change(run.fold(0).path / "oof.npz", **changed)
+    with pytest.raises(UserError, match=message + ".*train that fold again"):
+        load_run(run)
+
+
+@pytest.mark.parametrize(("text", "message"), [("[]", "not a JSON object"), ("{", "not readable"), ("{}", "no such")])
+def test_damaged_metadata_are_refused_by_name(wbc_runs: "RunMaker", text: str, message: str) -> None:
+    run = wbc_runs.make("run").folder
+    (run.fold(1).path / "metadata.json").write_text(text)
+    with pytest.raises(UserError, match=rf"fold1/metadata.json: {message}"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("key", ["metric", "data_fingerprint", "config", "rendered"])
+def test_metadata_without_what_is_needed_are_refused_by_name(wbc_runs: "RunMaker", key: str) -> None:
+    run = wbc_runs.make("run").folder
+    path = run.fold(1).path / "metadata.json"
+    metadata = json.loads(path.read_text())
+    del metadata[key]
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match=rf"fold1/metadata.json: no {key} in it; train that fold again"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("name", ["label", "group", "is_external"])
+def test_runs_that_say_otherwise_of_an_image_are_refused_by_name(wbc_runs: "RunMaker", name: str) -> None:
+    first, other = wbc_runs.make("first").folder, wbc_runs.make("other", seed=1).folder
+    path = other.fold(1).path / "oof.npz"
+    with np.load(path) as file:
+        values = file[name].copy()
+        image_id = str(file["image_id"][3])
+    values[3] = {"label": (values[3] + 1) % 13 if name == "label" else 0, "group": "x", "is_external": True}[name]
+    change(path, **{name: values})
+    with pytest.raises(
+        UserError, match=rf"other and first: {name} of {image_id} differs; train them on the same input"
+    ):
+        align_runs([load_run(first), load_run(other)])

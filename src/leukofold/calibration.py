@@ -33,7 +33,8 @@ class Calibration:
     """What temperature scaling does to out-of-fold predictions.
 
     Attributes:
-        temperature: Fitted on all of them; the one for new images.
+        temperature: Fitted on all of them; for the logits of one fold's network. The mean of several networks' logits
+            is milder, and softened too much by it.
         before: Of the logits as they are.
         after: Every fold scaled by the temperature of the other folds; None where there is one fold only, as a
             temperature is not to be judged on the images that it was fitted to.
@@ -46,6 +47,16 @@ class Calibration:
     after: Reliability | None
     nll_before: float
     nll_after: float | None
+
+    @property
+    def helps(self) -> bool:
+        """Whether temperatures of other folds made the likelihood higher."""
+        return self.nll_after is not None and self.nll_after < self.nll_before
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether no temperature fits: rankings that are perfect or useless drive it to the end of its range."""
+        return not 1.01 * LOWEST < self.temperature < 0.99 * HIGHEST
 
 
 def calibrate(labels: np.ndarray, logits: np.ndarray, folds: np.ndarray) -> Calibration:

@@ -53,7 +53,9 @@ def fold_embeddings(reopened: ReopenedRun, fold: int) -> np.ndarray:
     """
     path = reopened.run.folder.fold(fold).embeddings
     frame = reopened.cells[reopened.run.folds == fold]
-    kept = _read(path, frame.image_id.to_numpy(dtype=str))
+    images = reopened.images()
+    made_of = {"image_id": frame.image_id.to_numpy(dtype=str), "images": np.array(images.folder.name)}
+    kept = _read(path, made_of)
     if kept is not None:
         return kept
     accelerator = make_inference_accelerator(None)
@@ -63,19 +65,21 @@ def fold_embeddings(reopened: ReopenedRun, fold: int) -> np.ndarray:
     def forward(batch: Mapping[str, Any]) -> torch.Tensor:
         return network.embed(batch["image"]).float()
 
-    loader = make_loader(
-        CellDataset(reopened.images(), frame), reopened.config.data.workers, reopened.config.inference.batch_size
-    )
+    loader = make_loader(CellDataset(images, frame), reopened.config.data.workers, reopened.config.inference.batch_size)
     vectors = score_rows(accelerator, loader, forward, len(frame), f"{reopened.run.name} fold {fold} embeddings")
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, image_id=frame.image_id.to_numpy(dtype=str), embeddings=vectors)
+        np.savez(file, embeddings=vectors, **made_of)
     return vectors
 
 
-def _read(path: Path, image_ids: np.ndarray) -> np.ndarray | None:
-    """Reads embeddings that were computed before; None where there are none, or of other images, or damaged ones."""
+def _read(path: Path, made_of: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Reads embeddings that were computed before; None where there are none, or of other images, or damaged ones.
+
+    A training clears them away, so that they are always of the fold's present network.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return np.asarray(arrays["embeddings"]) if np.array_equal(arrays["image_id"], image_ids) else None
+            same = all(np.array_equal(arrays[name], value) for name, value in made_of.items())
+            return np.asarray(arrays["embeddings"]) if same else None
     except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None

@@ -36,6 +36,7 @@ class Experiment:
         run: Where results go.
         competition: Whose files they are.
         table: All cells; the groups of images that are the same are merged.
+        input_fingerprint: Of the cells as they were read, before that.
         labelled: n rows to train on and score.
         folds: n fold numbers.
         training_label: Held-out fold -> n class indices to train on, ``UNLABELLED`` where a list of label issues leaves
@@ -51,6 +52,7 @@ class Experiment:
     run: RunFolder
     competition: Competition
     table: CellTable
+    input_fingerprint: str
     labelled: pd.DataFrame
     folds: np.ndarray
     training_label: Mapping[int, np.ndarray]
@@ -95,6 +97,7 @@ class Experiment:
             "split_by": self.split_by,
             "input": str(self.config.data.root),
             "external": sorted(self.config.data.external),
+            "input_fingerprint": self.input_fingerprint,
             "data_fingerprint": self.table.fingerprint(),
             "corrections_sha256": self._corrections_digest(),
             "label_lists": made_with(self.config.data),
@@ -168,6 +171,7 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     competition = get_competition(data.competition)
     preparation = Preparation(config.image, competition.preprocess)
     table = read_cells(config, progress)
+    input_fingerprint = table.fingerprint()
     hashes = survey_images(table.frame, data.cache, progress)
     pairs = find_duplicates(table.frame, hashes, data.cache, progress)
     external = table.frame.is_external.to_numpy()
@@ -193,7 +197,19 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     images = open_cache(pd.concat([labelled, test]), preparation, competition.name, data.cache, progress)
     rendered = _any_rendered(table.frame.path)
     return Experiment(
-        config, run, competition, table, labelled, folds, training_label, test, images, len(pairs), rendered, debug
+        config,
+        run,
+        competition,
+        table,
+        input_fingerprint,
+        labelled,
+        folds,
+        training_label,
+        test,
+        images,
+        len(pairs),
+        rendered,
+        debug,
     )
 
 

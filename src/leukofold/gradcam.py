@@ -18,6 +18,10 @@ from leukofold.models.classifier import Classifier
 AT_ONCE = 16  # images per backward pass, to bound memory
 
 
+class UnknownBackboneError(UserError):
+    """Grad-CAM does not know where to look in a backbone."""
+
+
 def grad_cam(network: Classifier, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Computes the heat of one class in each image, without test-time augmentation.
 
@@ -31,10 +35,12 @@ def grad_cam(network: Classifier, images: np.ndarray, targets: np.ndarray) -> np
         targets: n class indices.
 
     Returns:
-        n x S x S float32, each scaled to [0, 1]; all 0 where nothing speaks for the class.
+        n x S x S float32, each from 0 at its lowest to 1 at its highest value, as the library scales them: 0 is where
+        an image speaks least for the class, which need not be nothing. All 0 where nothing speaks for the class, or
+        everything alike.
 
     Raises:
-        UserError: The backbone hands on tokens from blocks of an unknown kind.
+        UnknownBackboneError: The backbone hands on tokens from blocks of an unknown kind.
     """
     from pytorch_grad_cam import GradCAM  # here, as it takes seconds
 
@@ -91,7 +97,7 @@ def _feature_layer(explained: _Explained, image: torch.Tensor) -> tuple[nn.Modul
     try:
         layer: nn.Module = backbone.blocks[-1].norm1
     except (AttributeError, TypeError, IndexError):
-        raise UserError(
+        raise UnknownBackboneError(
             f"Grad-CAM cannot look into {type(backbone).__name__}: it hands on tokens and has no blocks with norm1"
         ) from None
     prefix = getattr(backbone, "num_prefix_tokens", 0)

@@ -60,7 +60,7 @@ def reopen(run: LoadedRun) -> ReopenedRun:
         The run with its data.
 
     Raises:
-        UserError: The input is not there, or has other images or labels than the run was trained on.
+        UserError: The input is not there, or has other images, labels or sizes of files than the run was trained on.
     """
     config = trained_config(run.folder, run.metadata)
     table = read_cells(config)
@@ -80,5 +80,9 @@ def reopen(run: LoadedRun) -> ReopenedRun:
         raise UserError(
             f"{where} labels {len(changed)} images otherwise than when the run was trained, {changed[0]} first; "
             "train it again"
+        )
+    if run.metadata.get("input_fingerprint") not in (None, table.fingerprint()):  # older runs do not have it
+        raise UserError(
+            f"{where} has other files now than when the run was trained, of the same names and labels; train it again"
         )
     return ReopenedRun(run, config, get_competition(config.data.competition), table, cells.assign(group=run.oof.group))

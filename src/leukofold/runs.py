@@ -143,10 +143,19 @@ class Predictions:
         return found
 
     def _need_sound(self, path: Path) -> None:
-        """Refuses logits of another shape than ids and classes say, or that are not finite."""
+        """Refuses arrays of another shape or kind than ids and classes say, and logits that are not finite."""
+        n, classes = len(self.image_id), len(self.class_names)
+        columns = {"group": ("US", self.group), "is_external": ("b", self.is_external)}
+        if self.label is not None:
+            columns["label"] = ("iu", self.label)
+        for name, (kinds, values) in columns.items():
+            if values.shape != (n,) or values.dtype.kind not in kinds:
+                raise UserError(f"{path}: {name} {values.shape} {values.dtype} for {n} images; train that fold again")
+        if self.label is not None and n and not 0 <= self.label.min() <= self.label.max() < classes:
+            raise UserError(f"{path}: labels beyond its {classes} classes; train that fold again")
         for name in ("logits", "single_view"):
             logits = getattr(self, name)
-            if logits.shape != (len(self.image_id), len(self.class_names)):
+            if logits.dtype.kind != "f" or logits.shape != (n, classes):
                 raise UserError(
                     f"{path}: {name} {logits.shape} for {len(self.image_id)} images and {len(self.class_names)} "
                     "classes; train that fold again"
@@ -198,8 +207,16 @@ class FoldFolder:
         return _read_json(self.path / "metrics.json")
 
     def predictions(self, kind: str) -> Predictions:
-        """Reads ``oof`` or ``test``."""
-        return Predictions.load(self.path / f"{kind}.npz")
+        """Reads ``oof`` or ``test``.
+
+        Raises:
+            UserError: The file is missing or damaged; names it.
+        """
+        path = self.path / f"{kind}.npz"
+        found = Predictions.load(path)
+        if kind == "oof" and found.label is None:
+            raise UserError(f"{path}: no labels in it; train that fold again")
+        return found
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes one row per epoch."""
@@ -345,5 +362,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not readable ({error}); train that fold again") from None
-    assert isinstance(value, dict)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object; train that fold again")
     return value

@@ -9,6 +9,13 @@ from leukofold.blending.loading import LoadedRun, need_equal
 from leukofold.errors import UserError
 from leukofold.runs import Predictions
 
+TOGETHER = {
+    "data": "data_fingerprint",
+    "class order": "class_names",
+    "rendering": "rendered",
+    "metric": "metric",
+}  # what runs have in common, and the key of their metadata
+
 
 @dataclass(frozen=True)
 class AlignedRuns:
@@ -51,11 +58,13 @@ def align_runs(runs: Sequence[LoadedRun]) -> AlignedRuns:
     """
     first = runs[0]
     for run in runs[1:]:
-        for title, key in (("data", "data_fingerprint"), ("class order", "class_names"), ("rendering", "rendered")):
+        for title, key in TOGETHER.items():
             need_equal(f"{run.name} and {first.name}", title, run.metadata[key], first.metadata[key])
         folds, others = (r.split.set_index("image_id").fold.to_dict() for r in (run, first))
         need_equal(f"{run.name} and {first.name}", "split into folds", folds, others)
     _need_same_folds(runs)
+    for run in runs[1:]:
+        _need_same_rows(run, first)
     assert first.oof.label is not None
     return AlignedRuns(
         tuple(run.name for run in runs),
@@ -81,6 +90,16 @@ def _need_same_folds(runs: Sequence[LoadedRun]) -> None:
             f"different trained folds: {each}; train what is missing (scripts/train_fold.py --run NAME --fold K), "
             "or leave that run out"
         )
+
+
+def _need_same_rows(run: LoadedRun, first: LoadedRun) -> None:
+    """Refuses runs that give an image another label, group or origin."""
+    order = _order(run, run.oof, first, first.oof)
+    for title in ("label", "group", "is_external"):
+        differ = getattr(run.oof, title)[order] != getattr(first.oof, title)
+        if differ.any():
+            image_id = first.oof.image_id[differ][0]
+            raise UserError(f"{run.name} and {first.name}: {title} of {image_id} differs; train them on the same input")
 
 
 def _test_logits(run: LoadedRun, first: LoadedRun) -> np.ndarray:

@@ -11,8 +11,25 @@ import pandas as pd
 
 from leukofold.corrections import LEAKING_LISTS
 from leukofold.errors import UserError, name_some
-from leukofold.runs import RUNS, Predictions, RunFolder, find_runs
+from leukofold.runs import RUNS, FoldFolder, Predictions, RunFolder, find_runs
 
+NEEDED = (
+    "class_names",
+    "commit",
+    "competition",
+    "config",
+    "config_digest",
+    "data_fingerprint",
+    "debug",
+    "device",
+    "input",
+    "metric",
+    "precision",
+    "processes",
+    "rendered",
+    "split_by",
+    "versions",
+)  # of a fold's metadata, whatever is made of a run
 STUDIES = "studies/"  # where the runs of studies lie, below the folder of runs
 
 
@@ -95,9 +112,8 @@ def load_run(run: RunFolder) -> LoadedRun:
         known = [found.name for found in find_runs(run.root)]
         hint = f"runs there: {', '.join(known)}" if known else "train one with scripts/train_fold.py"
         raise UserError(f"{run.path}: no run with a complete fold; {hint}")
-    bare = [k for k in complete if not run.fold(k).metadata()]
-    if bare:
-        raise UserError(f"{run.fold(bare[0]).path / 'metadata.json'}: no such file; train that fold again")
+    for k in complete:
+        _need_metadata(run.fold(k))
     metadata = run.fold(complete[0]).metadata()
     run.need_same(metadata)
     parts = [run.fold(k).predictions("oof") for k in complete]
@@ -167,6 +183,16 @@ def average_logits(parts: Sequence[Predictions]) -> Predictions:
         totals[1, rank] += part.single_view[order]
     logits, single_view = (totals / len(parts)).astype(np.float32)
     return replace(first, logits=logits, single_view=single_view)
+
+
+def _need_metadata(fold: FoldFolder) -> None:
+    """Refuses a fold that does not tell what it is made of."""
+    found, where = fold.metadata(), fold.path / "metadata.json"
+    if not found:
+        raise UserError(f"{where}: no such file; train that fold again")
+    lacking = sorted(set(NEEDED) - set(found))
+    if lacking:
+        raise UserError(f"{where}: no {name_some(lacking)} in it; train that fold again")
 
 
 def _in_order(where: Path, parts: Sequence[Predictions], image_ids: np.ndarray) -> Predictions:

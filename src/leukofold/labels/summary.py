@@ -40,6 +40,8 @@ def analysis_summary(analysis: LabelAnalysis, files: Sequence[Path]) -> str:
     sizes = analysis.issues.groupby(["given", "suggested"]).size()
     for given, suggested in analysis.pairs[:TOP_PAIRS]:
         lines.append(f"    given {names[given]}, suggested {names[suggested]}: {sizes[given, suggested]}")
+    if len(analysis.issues) > len(analysis.images) / 3:
+        lines.append("  more than a third of all labels: the networks are too weak for such a list, do not train by it")
     lines += _outlier_lines(analysis)
     if analysis.planted is not None:
         lines.append(_planted_line(analysis.planted))

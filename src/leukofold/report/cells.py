@@ -89,7 +89,7 @@ def draw_errors(cells: Cells, numbers: Numbers) -> Iterator[tuple[str, Figure]]:
         for start in starts
     ]  # fmt: skip
     yield "surest_errors", cell_sheet(rows, "")
-    order = numbers.classes.sort_values("recall", kind="stable")
+    order = numbers.classes.sort_values(["recall", "images"], ascending=[True, False], kind="stable")
     hardest = order[order.recall < 1].head(HARDEST)
     yield "hardest_classes", cell_sheet([_class_row(cells, k, hardest.recall[k]) for k in hardest.index], "")
 
@@ -114,7 +114,7 @@ def draw_heat(cells: Cells, reopened: Sequence[ReopenedRun]) -> Iterator[tuple[s
         A name and a figure: cells that are predicted right, and the errors that the runs are surest of.
 
     Raises:
-        UserError: A backbone is of an unknown kind.
+        UnknownBackboneError: Grad-CAM does not know a backbone.
     """
     kinds = {each.config.model.backbone: each for each in reversed(reopened)}
     networks = [each for each in reopened if kinds[each.config.model.backbone] is each]

@@ -27,13 +27,15 @@ def draw_maps(reopened: ReopenedRun) -> Iterator[tuple[str, Figure]]:
 
     Yields:
         A name and a figure: coloured by class and, where there are several, by source or by the competition's
-        own parts. Nothing where the fold has too few cells.
+        own parts. Nothing where the fold has too few cells, or its network gives all the same features.
     """
     rows = map_rows(reopened)
     if len(rows) < FEWEST:
         return
     held_out = _held_out(reopened)
     vectors = normalize(fold_embeddings(reopened, int(reopened.run.folds.min()))[np.searchsorted(held_out, rows)])
+    if np.ptp(vectors, axis=0).max() == 0:  # a network whose features are all 0; t-SNE would crash
+        return
     cells = reopened.cells.iloc[rows]
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(vectors)

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from leukofold.blending.combining import Blend, blend_runs
 from leukofold.blending.loading import LoadedRun
-from leukofold.errors import UserError
 from leukofold.figures.style import png_bytes
 from leukofold.files import replacing, write_json, write_text
+from leukofold.gradcam import UnknownBackboneError
 from leukofold.labels.analysis import LabelAnalysis, analyse_labels
 from leukofold.labels.sheets import issue_sheets
 from leukofold.reopening import ReopenedRun, reopen
@@ -43,7 +43,20 @@ class Picture:
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
-def write_report(runs: Sequence[LoadedRun], folder: Path) -> Numbers:
+OPTIONAL = (
+    "groups",
+    "surest_errors",
+    "hardest_classes",
+    "label_issues",
+    "map_classes",
+    "map_sources",
+    "map_splits",
+    "heat_right",
+    "heat_wrong",
+)  # figures that not every report has
+
+
+def write_report(runs: Sequence[LoadedRun], folder: Path) -> tuple[Numbers, list[str]]:
     """Writes the report of one or several runs.
 
     Args:
@@ -51,7 +64,7 @@ def write_report(runs: Sequence[LoadedRun], folder: Path) -> Numbers:
         folder: Gets ``report.html``, the same figures as ``figures/*.png``, and the numbers as ``metrics.json``.
 
     Returns:
-        The numbers.
+        The numbers, and what could not be drawn.
 
     Raises:
         UserError: Runs do not belong together, or their input or weights are not there any more.
@@ -80,8 +93,10 @@ def write_report(runs: Sequence[LoadedRun], folder: Path) -> Numbers:
         began("Grad-CAM")
         try:
             _add(pictures, draw_heat(cells, reopened))
-        except UserError as error:  # of a backbone that it cannot look into; the rest of the report stands
+        except UnknownBackboneError as error:  # the rest of the report stands
             notes["heat"] = str(error)
+    for name in set(OPTIONAL) - set(pictures):  # of an earlier report
+        (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
     for name, picture in pictures.items():
         with replacing(folder / "figures" / f"{name}.png") as temporary:
             temporary.write_bytes(picture.png)
@@ -94,7 +109,7 @@ def write_report(runs: Sequence[LoadedRun], folder: Path) -> Numbers:
         notes=notes,
     )
     write_text(folder / "report.html", page)
-    return numbers
+    return numbers, list(notes.values())
 
 
 def render_page(**context: Any) -> str:
@@ -139,7 +154,11 @@ def _origin(blend: Blend) -> dict[str, Any]:
 
 def _facts(blend: Blend, reopened: Sequence[ReopenedRun], analysis: LabelAnalysis) -> dict[str, Any]:
     """Gathers what the page tells besides numbers and pictures."""
-    first, own = reopened[0], ~blend.oof.is_external
+    first = reopened[0]
+    split = first.run.split.set_index("image_id")
+    labelled = first.table.labelled
+    labelled = labelled[labelled.image_id.isin(split.index)]
+    own = labelled.image_id[~labelled.is_external]
     return {
         **_origin(blend),
         "title": first.competition.title,
@@ -147,8 +166,10 @@ def _facts(blend: Blend, reopened: Sequence[ReopenedRun], analysis: LabelAnalysi
         "debug": bool(blend.metadata["debug"]),
         "leaking": [run.name for run in blend.runs if run.metadata.get("label_lists") == "all folds"],
         "input": blend.metadata["input"],
-        "groups": len(set(blend.oof.group[own].tolist())),
-        "external": first.cells[first.cells.is_external].source.value_counts().to_dict(),
+        "groups": len(set(blend.oof.group[~blend.oof.is_external].tolist())),
+        "labelled": len(own),
+        "labelled_groups": split.group[own].nunique(),
+        "external": labelled[labelled.is_external].source.value_counts().to_dict(),
         "members": [
             {"name": each.run.name, "config": each.config.resolved(), "made": _made(each.run),
              "digest": each.run.metadata["config_digest"]}

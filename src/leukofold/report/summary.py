@@ -8,12 +8,13 @@ from leukofold.metrics import METRICS
 from leukofold.report.numbers import Numbers
 
 
-def report_summary(runs: Sequence[LoadedRun], numbers: Numbers) -> str:
+def report_summary(runs: Sequence[LoadedRun], numbers: Numbers, notes: Sequence[str]) -> str:
     """Describes a report for people.
 
     Args:
         runs: The runs.
         numbers: The report's.
+        notes: What could not be drawn.
 
     Returns:
         Lines: a title, warnings, and the headline metric of each run with its interval.
@@ -30,4 +31,4 @@ def report_summary(runs: Sequence[LoadedRun], numbers: Numbers) -> str:
         found = each.metrics[numbers.metric]
         ends = f"{found.low:.4f} to {found.high:.4f}" if found.known else "no interval: one patient"
         lines.append(f"  {each.name:<{width}}  {found.value:.4f}  ({ends})")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {note}" for note in notes)])
