@@ -252,10 +252,15 @@ def test_few_images_groups_or_classes_are_scored_without_a_warning(labels: list[
     truth, logits = np.array(labels), np.eye(3)[labels] * 2
     found = intervals(truth, logits, np.array(groups), draws=40)
     area = found.pop("macro_auc")
+    known = len(set(groups)) > 1  # of one group every draw is the same
+    ends = (1, 1) if known else (np.nan, np.nan)
     one_class = len(set(labels)) == 1
-    assert as_tuple(area) == pytest.approx((np.nan,) * 3 if one_class else (1, 1, 1), nan_ok=True)
-    assert found["accuracy"] == Interval(1, 1, 1)
-    assert all(0 <= each.low <= each.value <= each.high <= 1 for each in found.values())
+    assert as_tuple(area) == pytest.approx((np.nan,) * 3 if one_class else (1, *ends), nan_ok=True)
+    assert as_tuple(found["accuracy"]) == pytest.approx((1, *ends), nan_ok=True)
+    for each in found.values():
+        assert each.known == known
+        assert 0 <= each.value <= 1
+        assert not known or 0 <= each.low <= each.value <= each.high <= 1
     table = per_class(truth, logits, np.array(groups), ["x", "y", "z"], draws=40)
     assert table.images.tolist() == np.bincount(truth, minlength=3).tolist()
 
@@ -302,7 +307,7 @@ def test_the_table_of_classes_is_scikit_learns_and_averages_to_the_score() -> No
 
 def test_the_intervals_of_classes_are_those_of_resampled_patients_that_have_the_class() -> None:
     labels, logits, groups = drawn(8)
-    labels = np.where((labels == 2) & (groups != "p3"), 0, labels)  # class 2 is in one patient
+    labels = np.where((labels == 2) & ~np.isin(groups, ["p3", "p7"]), 0, labels)  # class 2 is in two patients
     table = per_class(labels, logits, groups, list("abc"), draws=100, seed=5).set_index("class")
     shared = {"labels": range(3), "average": None, "zero_division": 0}
     values: dict[str, list[np.ndarray]] = {"precision": [], "recall": [], "f1": []}
@@ -311,7 +316,7 @@ def test_the_intervals_of_classes_are_those_of_resampled_patients_that_have_the_
         there = np.bincount(truth, minlength=3) > 0
         for metric, found in values.items():
             found.append(np.where(there, getattr(sk, f"{metric}_score")(truth, predictions, **shared), np.nan))
-    assert 20 < np.isnan(values["recall"])[:, 2].sum() < 60  # (11 / 12)^12 = 35 % of draws lack the patient
+    assert 3 < np.isnan(values["recall"])[:, 2].sum() < 25  # (10 / 12)^12 = 11 % of draws lack both
     for metric, found in values.items():
         low, high = np.nanquantile(found, [0.025, 0.975], axis=0)
         assert table[f"{metric}_low"].tolist() == pytest.approx(low.tolist())
@@ -319,11 +324,21 @@ def test_the_intervals_of_classes_are_those_of_resampled_patients_that_have_the_
 
 
 def test_a_class_without_images_has_no_interval() -> None:
-    table = per_class(np.array([0, 0, 1]), one_hot([0, 2, 1], 3), np.arange(3), ["a", "b", "c"], draws=30)
+    table = per_class(np.array([0, 0, 1, 1]), one_hot([0, 2, 1, 0], 3), np.arange(4), ["a", "b", "c"], draws=30)
     absent = table.iloc[2]
     assert (absent.images, absent.groups, absent.predicted, absent.precision, absent.f1) == (0, 0, 1, 0, 0)
     assert absent.drop(["class", "images", "groups", "predicted", "precision", "f1"]).isna().all()
     assert table.iloc[:2].notna().all(axis=None)
+
+
+def test_a_class_that_one_patient_alone_has_has_values_but_no_interval() -> None:
+    groups = np.array(["p", "q", "q", "q"])
+    table = per_class(np.array([0, 0, 1, 1]), one_hot([0, 0, 1, 0], 2), groups, ["a", "b"], draws=30)
+    ends = [f"{metric}_{end}" for metric in ("precision", "recall", "f1") for end in ("low", "high")]
+    assert table.groups.tolist() == [2, 1]
+    assert (table.recall[1], table.f1[1]) == pytest.approx((1 / 2, 2 / 3))
+    assert table.loc[0, ends].notna().all()
+    assert table.loc[1, ends].isna().all()
 
 
 def test_patients_are_listed_from_the_worst_to_the_best() -> None:
