@@ -65,8 +65,8 @@ def scatter_figure(points: np.ndarray, values: Sequence[str], title: str, order:
 
 
 def _densest(points: np.ndarray) -> np.ndarray:
-    """Returns the point whose neighbours are nearest, the tenth of all points that is next to it: 2 coordinates."""
-    neighbours = min(len(points), max(2, round(len(points) / 10)))  # itself is the first
+    """Returns the point that has the nearest quarter of all points about it: 2 coordinates."""
+    neighbours = min(len(points), max(2, round(len(points) / 4)))  # itself is the first
     distances, _ = KDTree(points).query(points, [neighbours])
     densest: np.ndarray = points[distances.argmin()]
     return densest
