@@ -136,6 +136,8 @@ def metadata(config: Config, digest: str | None = None, rendered: bool = False) 
         "rendered": rendered,
         "split_by": config.folds.by,
         "data_fingerprint": "0123456789abcdef",
+        "debug": False,
+        "input": "input/wbcbench",
         "config_digest": digest or config.digest(),
         "config": config.resolved(),
         "commit": "unknown",
