@@ -32,14 +32,10 @@ def main() -> None:
     """Entry point."""
     arguments = parse_arguments()
 
-    from leukofold.blending.loading import joint_name, select_runs
-    from leukofold.errors import UserError
+    from leukofold.blending.loading import joint_name, select_together
     from leukofold.runs import RUNS
 
-    selected = select_runs(arguments.run, None)
-    if len(selected) > 1:
-        raise UserError(f"--run: runs of {' and '.join(selected)}; name runs of one competition at a time")
-    (runs,) = selected.values()
+    runs = select_together(arguments.run)
 
     from leukofold.labels.analysis import analyse_labels
     from leukofold.labels.folder import write_analysis

@@ -29,15 +29,11 @@ def main() -> None:
     """Entry point."""
     arguments = parse_arguments()
 
-    from leukofold.blending.loading import joint_name, select_runs
-    from leukofold.errors import UserError
+    from leukofold.blending.loading import joint_name, select_together
     from leukofold.files import working_path
     from leukofold.runs import RUNS
 
-    chosen = select_runs(arguments.run, None)
-    if len(chosen) > 1:
-        raise UserError(f"--run: runs of {' and '.join(chosen)}; a report is of one competition, write one for each")
-    (runs,) = chosen.values()
+    runs = select_together(arguments.run)
     folder = arguments.out or RUNS / joint_name(runs) / "report"
 
     from leukofold.report.page import write_report

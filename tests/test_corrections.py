@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from leukofold.blending.loading import load_run
+from leukofold.blending.combining import blend_runs
+from leukofold.blending.loading import caveats, load_run
 from leukofold.cells import UNLABELLED
 from leukofold.config import Config, DataConfig, FoldsConfig
 from leukofold.corrections import made_with, read_corrections
@@ -18,6 +19,7 @@ from leukofold.errors import UserError
 from leukofold.experiment import experiment_summary, open_experiment
 from leukofold.labels.issues import find_label_issues
 from leukofold.runs import RunFolder
+from leukofold.summary import blend_summary
 from leukofold.training.fold import train_folds
 
 CLASSES = ("LY", "MO", "SNE")
@@ -213,7 +215,14 @@ def test_training_leaves_out_and_relabels_but_scores_all_as_given(rendered_wbcbe
     assert first.image_id not in trained.index
     assert trained[second.image_id] == names.index(other)
     train_folds(config, run, [0, 1], resume=False, debug=False)
-    oof = load_run(run).oof
+    loaded = load_run(run)
+    leaks = "b: lists of label issues that know the labels held out: the scores are too high"
+    assert caveats([loaded]) == [
+        "RENDERED images, drawn by this project: these scores say nothing about patients",
+        leaks,
+    ]
+    assert f"  {leaks}" in blend_summary(blend_runs([loaded]), None).splitlines()
+    oof = loaded.oof
     assert oof.image_id.tolist() == rows.image_id.tolist()
     assert oof.label is not None
     assert oof.label.tolist() == rows.label.tolist()

@@ -170,6 +170,23 @@ def select_runs(names: Sequence[str], competition: str | None, root: Path = RUNS
     return chosen
 
 
+def select_together(names: Sequence[str], root: Path = RUNS) -> list[LoadedRun]:
+    """Loads runs that are looked at together.
+
+    Args:
+        names: Runs by name, at least one.
+        root: Where runs lie.
+
+    Raises:
+        UserError: One is not there, or they are of several competitions.
+    """
+    chosen = select_runs(names, None, root)
+    if len(chosen) > 1:
+        raise UserError(f"--run: runs of {' and '.join(chosen)}; name runs of one competition at a time")
+    (runs,) = chosen.values()
+    return runs
+
+
 def average_logits(parts: Sequence[Predictions]) -> Predictions:
     """Averages logits row by row, after bringing all to the first one's order of ids."""
     first = parts[0]
