@@ -29,7 +29,7 @@ from leukofold.figures.curves import learning_curves
 from leukofold.figures.embedding import scatter_figure
 from leukofold.figures.folds import fold_spread_figure
 from leukofold.figures.groups import group_accuracy_figure
-from leukofold.figures.sheets import SheetCell, SheetRow, cell_sheet, overlay
+from leukofold.figures.sheets import SheetCell, SheetRow, cell_sheet, name_lines, overlay
 from leukofold.figures.style import (
     class_colours,
     class_markers,
@@ -382,6 +382,14 @@ def test_a_name_stands_where_its_points_are_densest() -> None:
     places = {text.get_text(): np.asarray(text.xy) for text in axes.texts}  # type: ignore[attr-defined]
     assert places["a"] == pytest.approx([0, 0], abs=0.1)
     assert places["b"] == pytest.approx([9, 9])
+
+
+def test_names_of_images_break_after_a_separator_where_both_lines_fit() -> None:
+    assert name_lines("01561941") == "01561941"
+    assert name_lines("UID_37_10_1_all") == "UID_37_\n10_1_all"
+    assert name_lines("x" * 20) == "x" * 10 + "\n" + "x" * 10
+    assert name_lines("a_" + "x" * 20) == "a_" + "x" * 9 + "\n" + "x" * 11
+    assert [len(line) for line in name_lines("y" * 60).split("\n")] == [13, 13]
 
 
 def test_points_are_smaller_where_there_are_many() -> None:

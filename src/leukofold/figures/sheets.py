@@ -80,10 +80,15 @@ def cell_sheet(rows: Sequence[SheetRow], title: str, note: str = "") -> Figure:
 
 
 def name_lines(name: str) -> str:
-    """Breaks the name of an image into two lines for a caption, if it is too long for one."""
+    """Breaks the name of an image that is too long for one line of a caption, after a separator where both lines fit."""
     whole = shorten(name, 2 * LETTERS)
+    if len(whole) <= LETTERS:
+        return whole
     half = (len(whole) + 1) // 2
-    return whole if len(whole) <= LETTERS else f"{whole[:half]}\n{whole[half:]}"
+    separators = [k + 1 for k, letter in enumerate(whole) if letter in "_- "]
+    fitting = [cut for cut in separators if len(whole) - LETTERS <= cut <= LETTERS]
+    cut = min(fitting, key=lambda cut: abs(cut - half), default=half)
+    return f"{whole[:cut]}\n{whole[cut:]}"
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
