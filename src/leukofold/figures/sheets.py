@@ -80,7 +80,7 @@ def cell_sheet(rows: Sequence[SheetRow], title: str, note: str = "") -> Figure:
 
 
 def name_lines(name: str) -> str:
-    """Breaks the name of an image that is too long for one line of a caption, after a separator where both lines fit."""
+    """Breaks the name of an image that is too long for a line of a caption, after a separator if both lines fit."""
     whole = shorten(name, 2 * LETTERS)
     if len(whole) <= LETTERS:
         return whole
