@@ -23,8 +23,8 @@ class Blend:
     Attributes:
         runs: The runs.
         oof: Held-out images; logits combined by the method taken. Those of a fitted method are nested, each
-            image's by a combiner that was fitted (and, of ``all``, chosen) on other folds, so that their score is honest.
-            ``single_view`` is always the plain mean.
+            image's by a combiner that was fitted (and, of ``all``, chosen) on other folds, so that their score is
+            honest. ``single_view`` is always the plain mean.
         folds: The fold of each row of ``oof``.
         test: Test images; logits combined by the method taken, fitted on all of ``oof``: those of each fold's
             networks, as it was fitted and judged, and then averaged over the folds.
