@@ -167,7 +167,7 @@ def blend(images: int | None) -> None:
             competition.class_names,
             competition.metric,
             oof,
-            oof[:, :0],
+            oof[None, :, :0],
             labels,
             group % folds,
             group,

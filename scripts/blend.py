@@ -9,7 +9,7 @@ Methods: mean_logits (the default), mean_probabilities, rank_average, greedy (se
 (its convex optimum), stacking (logistic regression); each also with +biases, one per class for the competition's
 metric, such as mean_logits+biases; all tries every one. A method is judged by nested folds, each fold by what was
 fitted on the others, and taken only if its gain over the mean of logits is real: if the interval of the gain, by
-bootstrap over groups, lies above 0.
+bootstrap over groups, lies above 0. Fewer than 10 groups make no gain real; the choice of all is judged likewise.
 
 Behaviours: reads oof/<run>/fold*/, creates submissions/<competition>/<name>.csv or .zip and
 <name>.json beside it (scores, method, runs, configurations, commits, library versions).
