@@ -186,7 +186,7 @@ def test_a_pickled_cache_opens_its_own_map(frame: pd.DataFrame, tmp_path: Path) 
 def test_a_start_that_failed_halfway_is_forgotten(
     frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = cache_module._create
+    create = cache_module.create_map
 
     def failing(path: Path, kind: Any, shape: tuple[int, ...]) -> np.memmap:
         if path.name == "done.npy":
@@ -194,7 +194,7 @@ def test_a_start_that_failed_halfway_is_forgotten(
         return create(path, kind, shape)
 
     with monkeypatch.context() as patched:
-        patched.setattr(cache_module, "_create", failing)
+        patched.setattr(cache_module, "create_map", failing)
         with pytest.raises(OSError, match="No space left"):
             open_cache(frame, plain(), "none", tmp_path / "cache", progress=False)
     with monkeypatch.context() as patched:

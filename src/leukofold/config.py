@@ -67,8 +67,19 @@ class DataConfig(Section):
 class FoldsConfig(Section):
     """How labelled images are split for cross-validation."""
 
-    count: int = Field(5, ge=2, le=100, description="number of folds K")
-    by: Literal["group", "image"] = Field("group", description="group: patients never cross folds; image: they may")
+    count: int = Field(5, ge=1, le=100, description="number of folds K; at least 2, but for folds.by: split")
+    by: Literal["group", "image", "split"] = Field(
+        "group",
+        description="group: patients never cross folds; image: they may; split: the competition's own splits",
+    )
+    splits: tuple[str, ...] = Field(
+        (), description="split: these splits of the competition are held out, a fold each; the others are trained on"
+    )
+    holdout: Annotated[float, Field(gt=0, le=0.5)] | str | None = Field(
+        None,
+        description="images that no fold trains on or is chosen by, scored by every fold's network: a share of the "
+        "patients' images, such as 0.1, or the name of one of the competition's splits",
+    )
     seed: int = Field(0, ge=0, description="seed of the split, apart from the training's")
     external: Literal["split", "train"] = Field(
         "split",
@@ -80,6 +91,27 @@ class FoldsConfig(Section):
         None, ge=0, description="a fold that no network of the run sees: what is made of the run, such as a list of "
         "label issues, knows nothing of that fold's labels",
     )  # fmt: skip
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_splits(cls, given: Any) -> Any:
+        """Makes as many folds as there are splits to hold out."""
+        if isinstance(given, Mapping) and given.get("by") == "split":
+            return {**given, "count": len(given.get("splits") or ())}
+        return given
+
+    @model_validator(mode="after")
+    def _need_folds(self) -> "FoldsConfig":
+        """Refuses settings that make no folds."""
+        if self.by == "split" and (not self.splits or len(set(self.splits)) < len(self.splits)):
+            raise ValueError("splits: name the competition's splits that are held out, each once")
+        if self.by != "split" and self.splits:
+            raise ValueError("splits: goes with by: split")
+        if self.by != "split" and self.count < 2:
+            raise ValueError(f"count: {self.count} is too few; give at least 2")
+        if self.holdout in self.splits:
+            raise ValueError(f"holdout: {self.holdout} is a fold already; take it out of splits")
+        return self
 
     @model_validator(mode="after")
     def _leave_out_a_fold_that_there_is(self) -> "FoldsConfig":
@@ -149,6 +181,20 @@ class ModelConfig(Section):
     one_logit: bool = Field(False, description="two classes from one logit, a binary network, instead of from two")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate in the head")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth rate of the backbone")
+    frozen: tuple[str, ...] = Field(
+        (),
+        description="modules that do not train, by name or pattern, such as backbone or backbone.layer1*: neither "
+        "their weights nor their batch statistics move, and their dropout is off",
+    )
+
+
+class SvmConfig(Section):
+    """A support vector machine on handcrafted features, in the network's place: shape, texture and colour."""
+
+    c: float = Field(10.0, gt=0, description="penalty C of a training image on the wrong side")
+    gamma: Annotated[float, Field(gt=0)] | Literal["scale"] = Field(
+        "scale", description="width of the RBF kernel; scale: 1 / number of (standardised) features"
+    )
 
 
 class SamplerConfig(Section):
@@ -164,8 +210,10 @@ class LossConfig(Section):
     kind: Literal["cross_entropy", "focal"] = "focal"
     gamma: float = Field(2.0, ge=0, description="focusing exponent of the focal loss")
     alpha: float = Field(0.25, gt=0, le=1, description="factor of the focal loss")
-    weights: Literal["none", "effective_number"] = Field(
-        "none", description="effective_number: the class-balanced form, each class weighted by 1 / E_n"
+    weights: Literal["none", "effective_number", "inverse_frequency"] = Field(
+        "none",
+        description="effective_number: the class-balanced form, each class weighted by 1 / E_n; inverse_frequency: by "
+        "n_0 / n_k, so that of two classes the positive one gets the weight n_neg / n_pos of weighted BCE",
     )
     beta: float = Field(0.9999, ge=0, lt=1, description="effective_number's beta, apart from the sampler's")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
@@ -187,16 +235,52 @@ class MixingConfig(Section):
         return self
 
 
+class ParameterGroup(Section):
+    """Parameters with a learning rate of their own, named by a pattern or by their depth in the backbone."""
+
+    match: str | None = Field(None, description="pattern of parameter names, such as head.* or backbone.layer4.*")
+    depth: tuple[int, ...] | None = Field(
+        None, description="stages of the backbone as timm counts them: 0 the stem, 1 the first stage, and so on"
+    )
+    lr: float = Field(gt=0, description="their highest learning rate, in place of optimizer.lr")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "ParameterGroup":
+        """Refuses a group that is named in both ways, or in none."""
+        if (self.match is None) == (self.depth is None):
+            raise ValueError("name the group's parameters by match or by depth, not both")
+        return self
+
+
 class OptimizerConfig(Section):
     """How weights move; ``name`` is any optimiser of timm."""
 
     name: str = "adamw"
     lr: float = Field(5e-4, gt=0, description="highest learning rate")
-    min_lr: float = Field(5e-6, ge=0, description="learning rate at the end of the cosine")
+    groups: tuple[ParameterGroup, ...] = Field(
+        (), description="learning rates of parts of the network; the first group that names a parameter counts"
+    )
+    schedule: Literal["cosine", "step", "plateau"] = Field(
+        "cosine",
+        description="cosine: down to min_lr; step: times decay_rate every decay_epochs; plateau: times decay_rate when "
+        "the validation loss has not fallen for more than decay_epochs",
+    )
+    min_lr: float = Field(5e-6, ge=0, description="learning rate at the end of the cosine, and a plateau's lowest")
+    decay_rate: float = Field(0.1, gt=0, lt=1, description="step and plateau: factor of the learning rate")
+    decay_epochs: int = Field(2, ge=0, description="step: epochs between two steps; plateau: epochs of patience")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warm-up from min_lr")
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; null: not clipped")
+
+    @model_validator(mode="after")
+    def _need_steps(self) -> "OptimizerConfig":
+        """Refuses steps without end, and a warm-up where the schedule has none."""
+        if self.schedule == "step" and not self.decay_epochs:
+            raise ValueError("decay_epochs: steps need at least 1 epoch between them")
+        if self.schedule == "plateau" and self.warmup_epochs:
+            raise ValueError("warmup_epochs: a plateau has no warm-up; set it to 0")
+        return self
 
 
 class TrainingConfig(Section):
@@ -208,9 +292,21 @@ class TrainingConfig(Section):
     patience: int = Field(10, ge=1, description="epochs without a better metric before training stops")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the weights' moving average; 0: no average")
     precision: Annotated[
-        Literal["no", "fp16", "bf16"] | None,
+        Literal["no", "fp16", "bf16", "auto"] | None,
         BeforeValidator(lambda value: "no" if value is False else value),  # YAML reads a bare no as false
-    ] = Field(None, description="null: what accelerate launch was told")
+    ] = Field(
+        None,
+        description="auto: bf16 on GPUs that compute in it, fp16 on others, no on CPUs; null: what accelerate launch "
+        "was told",
+    )
+    validate_with_tta: bool = Field(False, description="score each epoch with test-time augmentation, as at the end")
+    cached_views: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="with a frozen backbone: augmented views of each image whose features are computed once and shared "
+        "by all epochs, folds and seeds; 0: every epoch augments anew",
+    )
     compile: bool = Field(False, description="torch.compile the network")
     deterministic: bool = Field(True, description="the same command gives the same bits on the same machine")
     seed: int = Field(0, ge=0, description="seed of weights, sampling, augmentation and dropout")
@@ -252,6 +348,23 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     inference: InferenceConfig = InferenceConfig()
+    svm: SvmConfig | None = Field(None, description="a support vector machine in the network's place; {}: the defaults")
+
+    @model_validator(mode="after")
+    def _measured_once(self) -> "Config":
+        """Refuses views of an image whose features are the same in every position."""
+        if self.svm is not None and self.inference.tta != "none":
+            raise ValueError("svm: an image is measured once, in whichever position; set inference.tta=none")
+        return self
+
+    @model_validator(mode="after")
+    def _can_cache(self) -> "Config":
+        """Refuses cached features that training would change."""
+        if self.training.cached_views and "backbone" not in self.model.frozen:
+            raise ValueError("training.cached_views: needs a backbone that stays as it is; set model.frozen=[backbone]")
+        if self.training.cached_views and (self.mixing.cutmix or self.mixing.mixup):
+            raise ValueError("training.cached_views: features of images cannot be mixed; set mixing to 0")
+        return self
 
     def resolved(self) -> dict[str, Any]:
         """Returns the whole configuration as plain JSON values."""

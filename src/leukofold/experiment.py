@@ -16,7 +16,7 @@ from leukofold.corrections import LEAKING_LISTS, made_with, read_corrections
 from leukofold.duplicates import find_duplicates, merge_groups
 from leukofold.errors import UserError
 from leukofold.external import read_source
-from leukofold.folds import assign_folds, take_up_folds
+from leukofold.folds import HOLDOUT, assign_folds, take_up_folds, training_rows
 from leukofold.images.cache import ImageCache, open_cache
 from leukofold.images.preparing import Preparation
 from leukofold.images.reading import survey_images
@@ -64,16 +64,33 @@ class Experiment:
 
     @property
     def split_by(self) -> str:
-        """What the folds really keep whole: ``group``, or ``image`` where no patients are known either."""
+        """What keeps training and held-out images apart: ``group``, ``split``, or ``image`` without known patients."""
         return self.config.folds.by if self.competition.has_patients else "image"
 
     def training_rows(self, fold: int) -> pd.DataFrame:
         """Returns what is trained on when a fold is held out, under the labels to train on; index 0..n-1."""
-        label, left_out = self.training_label[fold], self.config.folds.left_out
-        kept = (self.folds != fold) & (label != UNLABELLED)
-        if left_out is not None:
-            kept &= self.folds != left_out
+        label = self.training_label[fold]
+        kept = training_rows(self.labelled, self.folds, self.config.folds, fold) & (label != UNLABELLED)
         rows: pd.DataFrame = self.labelled.assign(label=label)[kept]
+        return rows.reset_index(drop=True)
+
+    def fold_rows(self, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Returns the rows that are trained on and those that are held out, each with index 0..n-1.
+
+        Raises:
+            UserError: A group is on both sides.
+        """
+        train = self.training_rows(fold)
+        held_out: pd.DataFrame = self.labelled[self.folds == fold].reset_index(drop=True)
+        shared = sorted(set(train.group) & set(held_out.group))
+        if shared and self.config.folds.by != "image":  # checked here once more, on the rows that are used
+            raise UserError(f"fold {fold}: {len(shared)} groups are both trained on and held out, {shared[0]} first")
+        return train, held_out
+
+    @property
+    def holdout(self) -> pd.DataFrame:
+        """The competition's images that no fold trains on or is chosen by; index 0..n-1."""
+        rows: pd.DataFrame = self.labelled[(self.folds == HOLDOUT) & ~self.labelled.is_external]
         return rows.reset_index(drop=True)
 
     @property
@@ -254,8 +271,17 @@ def experiment_summary(experiment: Experiment) -> str:
         expansion.append(f"  {LEAKING_LISTS}")
     if experiment.config.folds.left_out is not None:
         expansion.append(f"  fold {experiment.config.folds.left_out} is left out: no network of this run sees it")
+    held, kind = experiment.holdout, experiment.config.folds.holdout
+    if len(held):
+        what = f"the split {kind}" if isinstance(kind, str) else "by share"
+        expansion.append(
+            f"  hold-out, {what}: {len(held)} images of {held.group.nunique()} groups that no fold trains on or is "
+            "chosen by"
+        )
     drawn = "  (RENDERED images, drawn by this project: no result on them says anything about patients)"
-    leak = "" if by == "group" else "  (image-level: patients cross folds, scores are too high)"
+    leak = "  (image-level: patients cross folds, scores are too high)" if by == "image" else ""
+    if by == "split":
+        leak = f": {', '.join(experiment.config.folds.splits)}"
     return "\n".join(
         [
             f"{experiment.competition.title}, {experiment.config.data.root}{drawn if experiment.rendered else ''}",
@@ -263,6 +289,6 @@ def experiment_summary(experiment: Experiment) -> str:
             f"{len(experiment.test)} to predict",
             f"  {classes}",
             *expansion,
-            f"  {experiment.config.folds.count} folds by {by}{leak}",
+            f"  {experiment.config.folds.count} fold{'' if experiment.config.folds.count == 1 else 's'} by {by}{leak}",
         ]
     )

@@ -10,7 +10,10 @@ from leukofold.config import FoldsConfig
 from leukofold.errors import UserError
 
 IN_EVERY_TRAINING_SET = -1
-"""The fold of external images that are never held out (``folds.external: train``)."""
+"""The fold of images that are never held out: external ones (``folds.external: train``), or other splits' images."""
+
+HOLDOUT = -2
+"""The fold of images that are in no training set, and that no fold is chosen by (``folds.holdout``)."""
 
 
 def assign_folds(labelled: pd.DataFrame, units: np.ndarray, config: FoldsConfig) -> np.ndarray:
@@ -33,23 +36,85 @@ def assign_folds(labelled: pd.DataFrame, units: np.ndarray, config: FoldsConfig)
     """
     external = labelled.is_external.to_numpy()
     folds = np.full(len(labelled), IN_EVERY_TRAINING_SET)
-    folds[~external] = _split(labelled[~external], units[~external], config)
+    held = np.zeros(len(labelled), dtype=bool)
+    held[~external] = _choose_holdout(labelled[~external], units[~external], config)
+    folds[held] = HOLDOUT
+    own = ~external & ~held
+    folds[own] = _split(labelled[own], units[own], config)
+    # a copy of a held-out image shares its fold, and so is never trained on when it is held out
     fold_of = dict(zip(units[~external], folds[~external], strict=True))
     folds[external] = [fold_of.get(unit, IN_EVERY_TRAINING_SET) for unit in units[external]]
-    if config.external == "split":
+    if config.external == "split" and config.by != "split":
         free = external & (folds == IN_EVERY_TRAINING_SET)
         folds[free] = _split_external(labelled[free], units[free], config)
     check_folds(labelled, folds, config)
     return folds
 
 
-def _split(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig) -> np.ndarray:
-    """Splits the competition's images, stratified by class, their units kept whole."""
+def training_rows(labelled: pd.DataFrame, folds: np.ndarray, config: FoldsConfig, fold: int) -> np.ndarray:
+    """Chooses the rows to train on when a fold is held out.
+
+    Where images are held out by the competition's own splits, a patient may have images in several: all images of
+    a patient who is held out are left out of the training set, as are those of a patient of the hold-out.
+
+    Args:
+        labelled: The n labelled rows of a ``CellTable``.
+        folds: n fold numbers.
+        config: Kind of split.
+        fold: The fold that is held out.
+
+    Returns:
+        n booleans.
+    """
+    away = (folds == fold) | (folds == HOLDOUT)
+    if config.left_out is not None:
+        away |= folds == config.left_out
+    if config.by == "image":  # patients cross on purpose
+        kept: np.ndarray = ~away
+    else:
+        kept = ~labelled.group.isin(set(labelled.group[away])).to_numpy()
+    return kept
+
+
+def _choose_holdout(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig) -> np.ndarray:
+    """Chooses the hold-out among the competition's images: a split by its name, or a share.
+
+    A share is one part of as many as make it up, split as folds are: the part that comes closest to the
+    share of each class.
+    """
+    if config.holdout is None:
+        return np.zeros(len(rows), dtype=bool)
+    if isinstance(config.holdout, str):
+        return _of_split(rows, config.holdout, "folds.holdout")
+    count = round(1 / config.holdout)
+    kind = "image" if config.by == "image" else "group"
+    parts = _split(rows, units, config.model_copy(update={"count": count, "by": kind}), "folds.holdout")
+    counts = np.stack([np.bincount(rows.label[parts == k], minlength=rows.label.max() + 1) for k in range(count)])
+    away = np.abs(counts - config.holdout * counts.sum(axis=0)).sum(axis=1)
+    return np.asarray(parts == away.argmin())
+
+
+def _of_split(rows: pd.DataFrame, name: str, key: str) -> np.ndarray:
+    """Finds the rows of one of the competition's splits."""
+    found: np.ndarray = (rows.split == name).to_numpy()
+    if not found.any():
+        known = ", ".join(dict.fromkeys(rows.split))
+        raise UserError(f"{key}: no labelled image is of a split '{name}'; there are {known}")
+    return found
+
+
+def _split(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig, key: str = "folds.count") -> np.ndarray:
+    """Splits the competition's images, stratified by class, their units kept whole; or takes its own splits."""
+    if config.by == "split":
+        folds = np.full(len(rows), IN_EVERY_TRAINING_SET)
+        for fold, name in enumerate(config.splits):
+            folds[_of_split(rows, name, "folds.splits")] = fold
+        return folds
     count = len(np.unique(units))
     if count < config.count:
-        raise UserError(f"folds.count: {config.count} folds need as many {config.by}s, the input has {count}")
+        raise UserError(f"{key}: {config.count} folds need as many {config.by}s, the input has {count}")
     if _most_of_a_class(rows, units if config.by == "image" else rows.index.to_numpy()) < config.count:
-        raise UserError(f"folds.count: no class has {config.count} images to spread over the folds; lower folds.count")
+        raise UserError(f"{key}: no class has {config.count} images to spread over the folds; change it")
     if config.by == "image":
         return _split_units(rows, units, config)
     splitter = StratifiedGroupKFold(config.count, shuffle=True, random_state=config.seed)
@@ -103,15 +168,18 @@ def check_folds(labelled: pd.DataFrame, folds: np.ndarray, config: FoldsConfig) 
         UserError: A group crosses folds, an image has no fold, or a fold has none of the competition's images.
     """
     own = ~labelled.is_external.to_numpy()
-    unsplit = (folds == IN_EVERY_TRAINING_SET) & ~own & (config.external == "train")
-    outside = ~np.isin(folds, range(config.count)) & ~unsplit
+    unsplit = (folds == IN_EVERY_TRAINING_SET) & ((~own & (config.external == "train")) | (config.by == "split"))
+    held = (folds == HOLDOUT) & (config.holdout is not None)
+    outside = ~np.isin(folds, range(config.count)) & ~unsplit & ~held
     if outside.any():
         raise UserError(f"folds: {labelled.image_id[outside].iloc[0]} has no fold of 0..{config.count - 1}")
-    sizes = np.bincount(folds[own], minlength=config.count)
+    sizes = np.bincount(folds[own & (folds >= 0)], minlength=config.count)
     if (sizes == 0).any():
         raise UserError(f"folds.count: fold {int(np.argmin(sizes))} is empty, too few groups; lower folds.count")
     if config.by == "group":
-        spread = pd.Series(folds).groupby(labelled.group.to_numpy()).nunique()
+        # a hold-out by name may share patients with other splits: training_rows leaves them out
+        placed = ~held if isinstance(config.holdout, str) else np.full(len(folds), True)
+        spread = pd.Series(folds[placed]).groupby(labelled.group.to_numpy()[placed]).nunique()
         crossing = spread[spread > 1]
         if len(crossing):
             raise UserError(

@@ -5,9 +5,11 @@
     oof/<run>/folds.csv                  image_id,group,fold of every labelled image
     oof/<run>/fold<k>/oof.npz            logits of the fold's held-out images
                       test.npz           logits of the test images
+                      holdout.npz        logits of the hold-out, which no fold trains on, where there is one
                       metadata.json      configuration, commit, versions, data, classes, preprocessing
                       history.csv        one row per epoch
-                      best.safetensors   the weights that scored best, as used for both
+                      best.safetensors   the weights that scored best, as used for all of these
+                      svm.npz            in their place: a support vector machine
                       metrics.json       scores; written last: a fold that has it is complete
                       embeddings.npz     of the held-out images, where an analysis has computed them
                       last/state.pt      what --resume goes on from
@@ -32,8 +34,10 @@ CLEARED = (
     "metrics.json",
     "oof.npz",
     "test.npz",
+    "holdout.npz",
     "history.csv",
     "best.safetensors",
+    "svm.npz",
     "embeddings.npz",
     "last/state.pt",
 )  # when a fold is trained afresh
@@ -179,6 +183,11 @@ class FoldFolder:
         return self.path / "best.safetensors"
 
     @property
+    def machine(self) -> Path:
+        """A support vector machine in the network's place."""
+        return self.path / "svm.npz"
+
+    @property
     def state(self) -> Path:
         """What an interrupted training goes on from."""
         return self.path / "last" / "state.pt"
@@ -207,14 +216,14 @@ class FoldFolder:
         return _read_json(self.path / "metrics.json")
 
     def predictions(self, kind: str) -> Predictions:
-        """Reads ``oof`` or ``test``.
+        """Reads ``oof``, ``test`` or ``holdout``.
 
         Raises:
             UserError: The file is missing or damaged; names it.
         """
         path = self.path / f"{kind}.npz"
         found = Predictions.load(path)
-        if kind == "oof" and found.label is None:
+        if kind != "test" and found.label is None:
             raise UserError(f"{path}: no labels in it; train that fold again")
         return found
 
@@ -286,7 +295,14 @@ class RunFolder:
             curves.unlink()
         write_json(folder / "metadata.json", dict(metadata))
 
-    def finish_fold(self, k: int, oof: Predictions, test: Predictions, metrics: Mapping[str, Any]) -> None:
+    def finish_fold(
+        self,
+        k: int,
+        oof: Predictions,
+        test: Predictions,
+        metrics: Mapping[str, Any],
+        holdout: Predictions | None = None,
+    ) -> None:
         """Writes a fold's results, the mark of completeness last.
 
         The split gives every image one fold, so holding each fold to it makes every image appear
@@ -300,6 +316,8 @@ class RunFolder:
             raise ValueError(f"{folder.path}: the rows scored are not the fold's images")
         oof.save(folder.path / "oof.npz")
         test.save(folder.path / "test.npz")
+        if holdout is not None:
+            holdout.save(folder.path / "holdout.npz")
         write_json(folder.path / "metrics.json", dict(metrics))
 
     def split_settings(self) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class LoadedRun:
         oof: Held-out images of the complete folds, in the order of ``split``.
         folds: The fold of each row of ``oof``.
         tests: Test images by the network of each complete fold, the rows in the same order.
+        holdouts: The hold-out by the network of each complete fold, the rows in the same order; none without one.
     """
 
     folder: RunFolder
@@ -54,6 +55,7 @@ class LoadedRun:
     oof: Predictions
     folds: np.ndarray
     tests: Sequence[Predictions]
+    holdouts: Sequence[Predictions] = ()
 
     @property
     def name(self) -> str:
@@ -64,6 +66,11 @@ class LoadedRun:
     def test(self) -> Predictions:
         """Test images, logits averaged over the folds' networks."""
         return average_logits(self.tests)
+
+    @property
+    def holdout(self) -> Predictions | None:
+        """The hold-out, logits averaged over the folds' networks; None where there is none."""
+        return average_logits(self.holdouts) if self.holdouts else None
 
     @property
     def missing_folds(self) -> list[int]:
@@ -118,6 +125,10 @@ def load_run(run: RunFolder) -> LoadedRun:
     run.need_same(metadata)
     parts = [run.fold(k).predictions("oof") for k in complete]
     tests = [run.fold(k).predictions("test") for k in complete]
+    with_holdout = metadata["config"]["folds"].get("holdout") is not None
+    holdouts = [run.fold(k).predictions("holdout") for k in complete] if with_holdout else []
+    for k, found in zip(complete, holdouts, strict=False):
+        need_equal(run.fold(k).path, "hold-out images", found.image_id.tolist(), holdouts[0].image_id.tolist())
     for k, part, test in zip(complete, parts, tests, strict=True):
         need_equal(run.fold(k).path, "class order", list(part.class_names), metadata["class_names"])
         need_equal(run.fold(k).path, "test images", test.image_id.tolist(), tests[0].image_id.tolist())
@@ -126,7 +137,7 @@ def load_run(run: RunFolder) -> LoadedRun:
     oof = _in_order(run.path, parts, rows.image_id.to_numpy(dtype=str))
     kept = ("commit", "versions", "precision", "device", "processes")
     provenance = {k: {key: run.fold(k).metadata()[key] for key in kept} for k in complete}
-    return LoadedRun(run, metadata, provenance, split, oof, rows.fold.to_numpy(), tests)
+    return LoadedRun(run, metadata, provenance, split, oof, rows.fold.to_numpy(), tests, holdouts)
 
 
 def select_runs(names: Sequence[str], competition: str | None, root: Path = RUNS) -> dict[str, list[LoadedRun]]:

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,52 +27,29 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from leukofold.errors import UserError
-from leukofold.files import working_path, write_json, write_text
+from leukofold.files import working_path, write_json
 from leukofold.images.preparing import Preparation
 from leukofold.images.reading import read_image
 from leukofold.processes import available_cores
+from leukofold.rowmaps import RowMap, create_map, write_index
 
 CHUNK = 256  # images between two marks of progress
 
 
-class ImageCache:
-    """Prepared images on disk, read through a memory map that is opened where it is first used.
+class ImageCache(RowMap):
+    """Prepared images on disk.
 
     Args:
         folder: A complete cache.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        index = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
-        self._rows = {image_id: row for row, image_id in enumerate(index.image_id)}
-        self._pixels: np.ndarray | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves the memory map out: a loader's process opens its own instead of receiving a copy."""
-        return {**vars(self), "_pixels": None}
-
-    def __len__(self) -> int:
-        """Returns the number of images."""
-        return len(self._rows)
-
-    def rows(self, image_ids: Sequence[str]) -> np.ndarray:
-        """Finds images.
-
-        Args:
-            image_ids: n ids of the frame that the cache was built for.
-
-        Returns:
-            n rows of ``pixels``.
-        """
-        return np.array([self._rows[image_id] for image_id in image_ids], dtype=np.int64)
+        super().__init__(folder, "pixels")
 
     @property
     def pixels(self) -> np.ndarray:
         """The memory map, n x S x S x 3 uint8, read only."""
-        if self._pixels is None:
-            self._pixels = np.load(self.folder / "pixels.npy", mmap_mode="r")
-        return self._pixels
+        return self.array
 
 
 def open_cache(
@@ -152,7 +128,7 @@ def _build(
         cv2.setNumThreads(threads)
     del pixels, done
     (partial / "done.npy").unlink()
-    write_text(partial / "index.csv", pd.DataFrame({"image_id": frame.image_id}).to_csv(index=False))
+    write_index(partial, frame.image_id)
     write_json(partial / "cache.json", {**settings, "images": len(frame)})
     partial.rename(folder)
 
@@ -173,20 +149,6 @@ def _open_partial(partial: Path, count: int, size: int, folder: Path) -> tuple[n
             f"{free / 1e9:.1f} GB are free; name a folder on a larger disk, or delete old caches there"
         )
     return (
-        _create(names[0], np.uint8, (count, size, size, 3)),
-        _create(names[1], np.bool_, (-(-count // CHUNK),)),  # last: where it is, both are whole
+        create_map(names[0], np.uint8, (count, size, size, 3)),
+        create_map(names[1], np.bool_, (-(-count // CHUNK),)),  # last: where it is, both are whole
     )
-
-
-def _create(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.memmap:
-    """Creates a memory map of zeros whose blocks are the disk's already, so that no later write can fail."""
-    try:
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
-        if hasattr(os, "posix_fallocate"):
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)
-        raise
-    return array

@@ -10,7 +10,11 @@ from torch import nn
 
 from leukofold.config import ImageConfig, ModelConfig
 from leukofold.errors import UserError, first_line
-from leukofold.models import dinobloom
+from leukofold.models import (
+    dinobloom,
+    small_cnn,  # noqa: F401  (makes itself known to timm)
+)
+from leukofold.models.freezing import frozen_modules
 from leukofold.models.heads import build_head
 from leukofold.models.pretrained import load_backbone
 
@@ -42,17 +46,26 @@ class Classifier(nn.Module):
         for name, given in (("mean", image.mean), ("std", image.std)):
             values = torch.tensor(given if given is not None else defaults[name], dtype=torch.float32)
             self.register_buffer(name, values.view(1, 3, 1, 1))
+        self._frozen = frozen_modules(self, model.frozen)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def train(self, mode: bool = True) -> "Classifier":
+        """Sets training or evaluation mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Returns logits.
 
         Args:
-            images: n x 3 x S x S uint8, RGB.
+            inputs: n x 3 x S x S uint8, RGB; or n x D, what ``embed`` returned of images.
 
         Returns:
             n x K.
         """
-        logits: torch.Tensor = self.head(self.embed(images))
+        features = inputs if inputs.ndim == 2 else self.embed(inputs)
+        logits: torch.Tensor = self.head(features)
         return logits
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:

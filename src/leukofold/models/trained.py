@@ -48,7 +48,8 @@ def load_network(config: Config, weights: Path, classes: int, device: torch.devi
     Raises:
         UserError: The file is missing, damaged or of another network.
     """
-    untrained = config.model.model_copy(update={"pretrained": False})
+    # nothing frozen: where a network looks is worked out from gradients that reach the backbone
+    untrained = config.model.model_copy(update={"pretrained": False, "frozen": ()})
     network = Classifier(untrained, config.image, classes)
     try:
         network.load_state_dict(load_file(weights))

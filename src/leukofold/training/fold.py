@@ -3,7 +3,7 @@
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 
@@ -17,6 +17,11 @@ from leukofold.runs import Predictions, RunFolder
 from leukofold.training.launch import main_first, make_accelerator
 from leukofold.training.trackers import CsvTracker
 from leukofold.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from leukofold.training.machine import MachineTrainer
+
+    FoldTrainer = Trainer | MachineTrainer
 
 
 def train_folds(config: Config, run: RunFolder, folds: Sequence[int], resume: bool, debug: bool) -> None:
@@ -38,8 +43,9 @@ def train_folds(config: Config, run: RunFolder, folds: Sequence[int], resume: bo
     )
     if accelerator.is_main_process:
         print(experiment_summary(experiment))
+        what = config.model.backbone if config.svm is None else "support vector machine"
         print(
-            f"  {config.model.backbone}, {accelerator.num_processes} process(es) on {accelerator.device.type}, "
+            f"  {what}, {accelerator.num_processes} process(es) on {accelerator.device.type}, "
             f"precision {accelerator.mixed_precision}, results in {working_path(run.path)}"
         )
     replaced = () if resume else range(config.folds.count) if debug else folds
@@ -77,7 +83,7 @@ def train_fold(
     if resume and folder.complete:
         say(f"fold {fold}: complete already, skipped ({working_path(folder.path)})")
         return
-    trainer = Trainer(experiment, fold, accelerator)
+    trainer = _make_trainer(experiment, fold, accelerator)
     if resume and trainer.resume():
         say(f"fold {fold}: resumed after epoch {trainer.progress.epoch}")
     elif accelerator.is_main_process:
@@ -102,20 +108,24 @@ def train_fold(
     accelerator.wait_for_everyone()
 
 
-def _what_is_trained(trainer: Trainer) -> str:
-    """Describes a fold's images for the log, and warns of a moving average that is too slow for them."""
+def _make_trainer(experiment: Experiment, fold: int, accelerator: Accelerator) -> "FoldTrainer":
+    """Builds what trains a fold: a network's trainer, or a support vector machine's."""
+    if experiment.config.svm is None:
+        return Trainer(experiment, fold, accelerator)
+    from leukofold.training.machine import MachineTrainer  # here, as scikit-image takes seconds
+
+    return MachineTrainer(experiment, fold, accelerator)
+
+
+def _what_is_trained(trainer: "FoldTrainer") -> str:
+    """Describes a fold's images for the log, and what is to be known of its training."""
     train, held_out = trainer.train_frame, trainer.held_out
     lines = [
         f"fold {trainer.fold}: {len(train)} images of {train.group.nunique()} groups trained on, "
         f"{len(held_out)} of {held_out.group.nunique()} held out, "
         f"{len(set(train.group) & set(held_out.group))} groups in both"
     ]
-    if trainer.ema_lag > 1:
-        lines.append(
-            f"  training.ema_decay: the average spans {trainer.ema_lag:.1f} epochs of {trainer.updates} updates and "
-            "lags behind as much; a smaller decay follows a short training better"
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {remark}" for remark in trainer.remarks())])
 
 
 def _weights_digest(model: ModelConfig) -> str | None:
@@ -124,13 +134,17 @@ def _weights_digest(model: ModelConfig) -> str | None:
     return sha256(path) if isinstance(path, Path) and path.is_file() else None
 
 
-def _write_results(experiment: Experiment, trainer: Trainer, seconds: float) -> None:
+def _write_results(experiment: Experiment, trainer: "FoldTrainer", seconds: float) -> None:
     """Scores the best weights, with test-time augmentation, and writes the fold's results."""
     names, fold, competition = experiment.table.class_names, trainer.fold, experiment.competition
     oof_logits = trainer.predict(trainer.held_out, f"fold {fold} held-out images")
     test_logits = trainer.predict(experiment.test, f"fold {fold} test images")
     oof = Predictions.of(trainer.held_out, oof_logits, names, labelled=True)
     test = Predictions.of(experiment.test, test_logits, names, labelled=False)
+    holdout = None
+    if len(experiment.holdout):
+        logits = trainer.predict(experiment.holdout, f"fold {fold} hold-out images")
+        holdout = Predictions.of(experiment.holdout, logits, names, labelled=True)
     assert oof.label is not None
     own = ~oof.is_external
     metrics: dict[str, Any] = {
@@ -146,11 +160,17 @@ def _write_results(experiment: Experiment, trainer: Trainer, seconds: float) -> 
         "training_seconds": round(seconds, 1),
         "rendered": experiment.rendered,
     }
+    if holdout is not None:
+        assert holdout.label is not None
+        metrics["holdout_rows"] = {"images": len(holdout.label), **score(holdout.label, holdout.logits)}
     if trainer.accelerator.is_main_process:
-        experiment.run.finish_fold(fold, oof, test, metrics)
+        experiment.run.finish_fold(fold, oof, test, metrics, holdout)
         value = metrics["competition_rows"][competition.metric]
         print(
             f"fold {fold}: out-of-fold {METRICS[competition.metric]} {value:.4f} on {own.sum()} images "
             f"(best epoch {trainer.progress.best_epoch}, {experiment.config.inference.tta} TTA, {seconds:.0f} s)"
-            + ("" if experiment.split_by == "group" else "; image-level folds: too high")
+            + ("; image-level folds: too high" if experiment.split_by == "image" else "")
         )
+        if holdout is not None:
+            value = metrics["holdout_rows"][competition.metric]
+            print(f"  hold-out {METRICS[competition.metric]} {value:.4f} on {len(holdout.image_id)} images")

@@ -32,13 +32,14 @@ def make_accelerator(training: TrainingConfig, run: RunFolder) -> Accelerator:
         UserError: The processes that were started did not join, or the precision needs a GPU.
     """
     on_cpu = not torch.accelerator.is_available()
-    if on_cpu and (training.precision or os.environ.get("ACCELERATE_MIXED_PRECISION")) == "fp16":
+    precision = _best_precision() if training.precision == "auto" else training.precision
+    if on_cpu and (precision or os.environ.get("ACCELERATE_MIXED_PRECISION")) == "fp16":
         raise UserError("training.precision: fp16 needs a GPU; on a CPU use bf16 or no")
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS sums in any order
     accelerator = Accelerator(
         cpu=on_cpu,  # else processes that torchrun starts would not join on a CPU
-        mixed_precision=training.precision,
+        mixed_precision=precision,
         gradient_accumulation_steps=training.accumulate,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         log_with=list(training.trackers) or None,
@@ -75,12 +76,19 @@ def make_inference_accelerator(precision: str | None) -> Accelerator:
     if on_cpu and precision == "fp16":
         raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or no")
     if precision is None:
-        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+        precision = "bf16" if _best_precision() == "bf16" else "no"
     if on_cpu:
         torch.set_num_threads(cores_per_process())
     return Accelerator(
         cpu=on_cpu, mixed_precision=precision, dataloader_config=DataLoaderConfiguration(split_batches=True)
     )
+
+
+def _best_precision() -> str:
+    """Returns the mixed precision that suits the device: bf16, fp16 on GPUs that lack it, none on CPUs."""
+    if not torch.cuda.is_available():
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 @contextmanager

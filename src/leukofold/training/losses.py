@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from leukofold.config import LossConfig
+from leukofold.errors import UserError
 from leukofold.sampling import effective_number_weights
 
 
@@ -63,7 +64,8 @@ def build_loss(config: LossConfig, labels: np.ndarray, classes: int) -> nn.Modul
     """Builds the loss that the configuration names.
 
     Cross entropy is -sum_k w_k t_k log p_k, mean over images; w = 1 unless ``loss.weights`` says
-    otherwise (class-balanced: Cui et al. 2019, eq. 11).
+    otherwise (class-balanced: Cui et al. 2019, eq. 11; inverse frequency: w_k = n_0 / n_k, so that with one logit
+    this is the weighted binary cross entropy of Prellberg and Kramer 2019, section 4.1).
 
     Args:
         config: Kind and parameters.
@@ -72,10 +74,21 @@ def build_loss(config: LossConfig, labels: np.ndarray, classes: int) -> nn.Modul
 
     Returns:
         A module that takes logits and soft targets.
+
+    Raises:
+        UserError: A class that is to be weighted by its frequency has no image.
     """
     weights = None
     if config.weights == "effective_number":
         weights = torch.from_numpy(effective_number_weights(labels, classes, config.beta)).float()
+    elif config.weights == "inverse_frequency":
+        counts = np.bincount(labels, minlength=classes)
+        if not counts.all():
+            raise UserError(
+                f"loss.weights: inverse_frequency: no training image of class {int(counts.argmin())}; take "
+                "effective_number"
+            )
+        weights = torch.from_numpy(counts[0] / counts).float()
     if config.kind == "cross_entropy":
         return nn.CrossEntropyLoss(weight=weights)
     return FocalLoss(config.gamma, config.alpha, weights)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,45 +9,30 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
-from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from tqdm import tqdm
 
 from leukofold.augment import Augmentation
+from leukofold.backbone_features import FeatureDataset, augmented_features, feature_views, scoring_features
 from leukofold.errors import UserError
 from leukofold.experiment import Experiment
 from leukofold.images.preparing import Preparation
-from leukofold.inference import View, identity, score_rows, tta_views, view_logits
-from leukofold.loaders import CellDataset, make_loader
+from leukofold.inference import View, score_rows, tta_views, view_logits
+from leukofold.loaders import CellDataset, SizedDataset, make_loader
 from leukofold.metrics import METRICS, score
 from leukofold.models.classifier import Classifier
+from leukofold.rowmaps import RowMap
 from leukofold.runs import FoldFolder
 from leukofold.sampling import EpochSampler
 from leukofold.training.checkpoint import load_state, load_weights, save_state, save_weights
 from leukofold.training.losses import build_loss, soft_targets
 from leukofold.training.mixing import Mixer, build_mixer
+from leukofold.training.optimizing import Schedule, build_optimizer
+from leukofold.training.progress import Progress
 
 SAMPLING, MIXING, DROPOUT = 1, 2, 3
 """Streams of random numbers; dropout has one per process from here on."""
-
-
-@dataclass
-class Progress:
-    """How far a training has come.
-
-    Attributes:
-        epoch: Epochs done.
-        best: Best value of the competition's metric so far.
-        best_epoch: The epoch that reached it, from 1; 0 before the first.
-        history: One row per epoch.
-    """
-
-    epoch: int = 0
-    best: float = -1.0
-    best_epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Trainer:
@@ -72,38 +56,23 @@ class Trainer:
         self.folder: FoldFolder = experiment.run.fold(fold)
         self.progress = Progress()
         self.classes = len(experiment.table.class_names)
-        held_out = experiment.folds == fold
-        self.train_frame = experiment.training_rows(fold)
-        self.held_out = experiment.labelled[held_out].reset_index(drop=True)
+        self.train_frame, self.held_out = experiment.fold_rows(fold)
         # External images decide nothing: not the epoch that is kept, and not the headline
         self.validation = self.held_out[~self.held_out.is_external].reset_index(drop=True)
-        shared = sorted(set(self.train_frame.group) & set(self.held_out.group))
-        if shared and self.config.folds.by == "group":  # checked here once more, on the rows that are used
-            raise UserError(f"fold {fold}: {len(shared)} groups are both trained on and held out, {shared[0]} first")
         self._build_network()
         self._build_loader()
 
     def _build_network(self) -> None:
         """Builds network, moving average, optimiser and schedule."""
-        training, optimizer = self.config.training, self.config.optimizer
+        training = self.config.training
         torch.manual_seed(self._seed(0, 0))
         network = Classifier(self.config.model, self.config.image, self.classes).to(self.accelerator.device)
         self.ema = ModelEmaV3(network, decay=training.ema_decay) if training.ema_decay else None
         if training.compile:
             network.compile()  # in place: the names in checkpoints stay clean
         self.network = network
-        try:
-            plain_optimizer = create_optimizer_v2(
-                network,
-                opt=optimizer.name,
-                lr=optimizer.lr,
-                weight_decay=optimizer.weight_decay,
-                betas=optimizer.betas,
-            )
-        except (ValueError, AssertionError, TypeError) as error:
-            raise UserError(f"optimizer: {optimizer.name}: {error}") from None
-        self.plain_optimizer = plain_optimizer
-        self.model, self.optimizer = self.accelerator.prepare(network, plain_optimizer)
+        self.plain_optimizer = build_optimizer(network, self.config.optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(network, self.plain_optimizer)
         labels = self.train_frame.label.to_numpy()
         self.loss = build_loss(self.config.loss, labels, self.classes).to(self.accelerator.device)
 
@@ -117,6 +86,7 @@ class Trainer:
                 f"{self.accelerator.num_processes} processes times {training.accumulate} accumulated parts; "
                 f"take {max(1, round(training.batch_size / parts)) * parts}, or start another number of processes"
             )
+        self.scoring_features: RowMap | None = None
         labels = self.train_frame.label.to_numpy()
         self.sampler = EpochSampler(
             labels, self.classes, training.batch_size, training.accumulate, self.config.sampler, self._seed(0, SAMPLING)
@@ -124,19 +94,25 @@ class Trainer:
         self.mixer: Mixer | None = build_mixer(
             self.config.mixing, self.classes, self.config.loss.label_smoothing, training.batch_size // parts
         )
-        dataset = CellDataset(self.experiment.images, self.train_frame, Augmentation(self.config.image.augment))
-        self.loader = self.accelerator.prepare(make_loader(dataset, self.config.data.workers, sampler=self.sampler))
+        self.loader = self.accelerator.prepare(make_loader(self._training_data(), self._workers, sampler=self.sampler))
         self.updates = self.sampler.steps // training.accumulate
-        optimizer = self.config.optimizer
-        self.schedule = CosineLRScheduler(
-            self.plain_optimizer,
-            t_initial=max(1, self.updates * training.epochs - round(optimizer.warmup_epochs * self.updates)),
-            lr_min=optimizer.min_lr,
-            warmup_t=round(optimizer.warmup_epochs * self.updates),
-            warmup_lr_init=optimizer.min_lr,
-            warmup_prefix=True,
-            t_in_epochs=False,
-        )
+        self.schedule = Schedule(self.plain_optimizer, self.config.optimizer, self.updates, training.epochs)
+
+    def _training_data(self) -> SizedDataset:
+        """Returns what brings the training images, augmented; or features of augmented views."""
+        experiment = self.experiment
+        if not self.config.training.cached_views:
+            return CellDataset(experiment.images, self.train_frame, Augmentation(self.config.image.augment))
+        arguments = (self.network, self.config, experiment.images)
+        everything = pd.concat([experiment.labelled, experiment.test], ignore_index=True)
+        self.scoring_features = scoring_features(*arguments, everything, self.accelerator)
+        augmented = augmented_features(*arguments, experiment.labelled, self.accelerator)
+        return FeatureDataset(augmented, self.train_frame, one_view=True)
+
+    @property
+    def _workers(self) -> int | None:
+        """Loader processes; none for features, which only have to be read."""
+        return 0 if self.config.training.cached_views else self.config.data.workers
 
     def _seed(self, epoch: int, stream: int) -> int:
         """Derives a seed from the training's seed, the fold, the epoch and the use."""
@@ -147,6 +123,15 @@ class Trainer:
     def scored(self) -> nn.Module:
         """The network that is scored and kept: the moving average where there is one."""
         return self.ema.module if self.ema is not None else self.network
+
+    def remarks(self) -> list[str]:
+        """Says what is to be known of the training, for the log: a moving average that is too slow for it."""
+        if self.ema_lag <= 1:
+            return []
+        return [
+            f"training.ema_decay: the average spans {self.ema_lag:.1f} epochs of {self.updates} updates and "
+            "lags behind as much; a smaller decay follows a short training better"
+        ]
 
     @property
     def ema_lag(self) -> float:
@@ -185,7 +170,7 @@ class Trainer:
         """
         if frame.empty:  # an input without test images can be trained on, but not submitted
             return np.zeros((0, 2, self.classes), np.float32)
-        return self._score(frame, title, tta_views(self.config.inference))
+        return self._score(frame, title, self._views)
 
     def resume(self) -> bool:
         """Takes up an interrupted training.
@@ -202,6 +187,7 @@ class Trainer:
         self.plain_optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.schedule.take_up(state["schedule"])
         self.progress = Progress(**state["progress"])
         return True
 
@@ -210,10 +196,9 @@ class Trainer:
         began = time.perf_counter()
         epoch = self.progress.epoch + 1
         loss, rate = self._train(epoch)
-        logits = self._score(self.validation, f"fold {self.fold} epoch {epoch} validation", [identity])[:, 0]
-        scores = score(self.validation.label.to_numpy(), logits)
-        value = scores[self.experiment.competition.metric]
-        row = {"loss": loss, **scores, "lr": self.plain_optimizer.param_groups[0]["lr"], "images_per_second": rate}
+        row = {"loss": loss, **self._validate(epoch), "lr": self.schedule.rate, "images_per_second": rate}
+        self.schedule.end_epoch(row["validation_loss"])
+        value = row[self.experiment.competition.metric]
         row["seconds"] = time.perf_counter() - began
         self.accelerator.log(row, step=epoch)
         self.progress.history.append({"epoch": epoch, **row})
@@ -230,6 +215,29 @@ class Trainer:
             f"  epoch {epoch:3d}/{self.config.training.epochs}  loss {loss:.4f}  {self._metric_title} {value:.4f}"
             f"{' *' if better else '  '}  {rate:5.0f} images/s"
         )
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """Scores the validation images; with test-time augmentation where each epoch is to have it, and without."""
+        views = self._views if self.config.training.validate_with_tta else self._views[:1]
+        logits = self._score(self.validation, f"fold {self.fold} epoch {epoch} validation", views)
+        labels = self.validation.label.to_numpy()
+        scores = score(labels, logits[:, 0])
+        if self.config.training.validate_with_tta:
+            scores |= {f"{metric}_without_tta": value for metric, value in score(labels, logits[:, 1]).items()}
+        return {"validation_loss": self._loss_of(labels, logits[:, 0]), **scores}
+
+    @torch.inference_mode()
+    def _loss_of(self, labels: np.ndarray, logits: np.ndarray) -> float:
+        """Computes the training's loss of given logits, for labels that are neither smoothed nor mixed."""
+        device = self.accelerator.device
+        targets = soft_targets(torch.tensor(labels, device=device), self.classes, 0.0)
+        return float(self.loss(torch.from_numpy(logits).to(device), targets))
+
+    @property
+    def _views(self) -> list[View]:
+        """The views that are scored, the image as it is first."""
+        views = tta_views(self.config.inference)
+        return feature_views(len(views)) if self.scoring_features is not None else views
 
     def _train(self, epoch: int) -> tuple[float, float]:
         """Runs one epoch's optimiser steps.
@@ -254,7 +262,7 @@ class Trainer:
         with bar:
             for batch in self.loader:
                 with self.accelerator.accumulate(self.model):
-                    self.schedule.step_update(update)
+                    self.schedule.start_update(update)
                     loss = self._step(batch)
                     if self.accelerator.sync_gradients:
                         update += 1
@@ -296,10 +304,11 @@ class Trainer:
             broadcast(list(self.scored.state_dict().values()))
         network = self.scored.eval()
         batch_size = self.config.inference.batch_size * self.accelerator.num_processes
-        dataset = CellDataset(self.experiment.images, frame)
+        features, images = self.scoring_features, self.experiment.images
+        dataset = CellDataset(images, frame) if features is None else FeatureDataset(features, frame, one_view=False)
         return score_rows(
             self.accelerator,
-            make_loader(dataset, self.config.data.workers, batch_size),
+            make_loader(dataset, self._workers, batch_size),
             lambda batch: view_logits(network, batch["image"], views),
             len(frame),
             title,
@@ -312,6 +321,7 @@ class Trainer:
             "model": self.network.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema is not None else None,
             "optimizer": self.plain_optimizer.state_dict(),
+            "schedule": self.schedule.state(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "progress": vars(self.progress),
         }
