@@ -4,9 +4,12 @@
     python scripts/benchmark.py denoise        # our non-local means, and scikit-image's
     python scripts/benchmark.py duplicates     # all pairs of 100,000 hashes, by matrix products and one by one
     python scripts/benchmark.py blend          # every method of combining nine runs, judged by nested folds
+    python scripts/benchmark.py latency        # one image from its file to its class, by PyTorch and by ONNX Runtime
+    python scripts/benchmark.py latency --run cnmc/resnet50        # the same with a run's network
+    python scripts/benchmark.py latency --config configs/wbcbench/convnextv2_tiny.yaml
 
-Behaviours: creates nothing but temporary files; prints one line per measurement. Run it on a machine that
-does nothing else.
+Behaviours: reads oof/<run>/ for --run; creates nothing but temporary files; prints one line per measurement. Run it on
+a machine that does nothing else.
 """
 
 import argparse
@@ -24,14 +27,31 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from leukofold.config import ImageConfig
+    from leukofold.config import Config, ImageConfig
+    from leukofold.models.classifier import Classifier
+
+    Network = Callable[[np.ndarray], np.ndarray]  # n x 3 x S x S uint8 to n x K probabilities
+
+CLAIM = 50.0  # ms per image on a CPU: Kochhar et al. 2025, ResNet-50 on C-NMC
+TURNS = 6  # how often the ways that are compared take turns
+AT_ONCE = 16  # images, where throughput is measured
 
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=sorted(BENCHMARKS), help="what to compare")
+    parser.add_argument("what", choices=sorted([*BENCHMARKS, "latency"]), help="what to compare")
     parser.add_argument("--images", type=int, metavar="N", help="number of images or hashes")
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument("--run", metavar="NAME", help="latency: the network of this run's first complete fold")
+    network.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        metavar="YAML",
+        help="latency: this configuration's network with random weights (default: ResNet-50 on C-NMC at 224 pixels); "
+        "may be given several times, later ones win",
+    )
     return parser.parse_args()
 
 
@@ -179,6 +199,186 @@ def blend(images: int | None) -> None:
                 timed(method, count, partial(judge, runs, [method]))
 
 
+def latency(images: int, run: str | None, paths: list[Path] | None) -> None:
+    """From an image's file to its class: PyTorch and ONNX Runtime, on one core, on all and on the GPU."""
+    import torch
+
+    from leukofold.competitions import get_competition
+    from leukofold.exporting import export_networks
+    from leukofold.processes import available_cores
+
+    config, network = _latency_network(run, paths)
+    competition = get_competition(config.data.competition)
+    with tempfile.TemporaryDirectory() as folder:
+        files = _latency_files(competition.name, images, Path(folder) / competition.name)
+        model = Path(folder) / "model.onnx"
+        export_networks([network], config.image.size, model, {"class_names": list(competition.class_names)})
+        print(
+            f"{config.model.backbone} at {config.image.size} pixels, {f'run {run}' if run else 'random weights'}, on "
+            f"{len(files)} rendered images of {competition.title}; ms per image"
+        )
+        whole: dict[str, float] = {}
+        for threads in sorted({1, available_cores()}):
+            torch.set_num_threads(threads)
+            title = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+            times = _compare_networks(title, _cpu_ways(network, model, threads), config, files, threads)
+            whole |= {f"{way} ({title})": taken for way, taken in times.items()}
+        if torch.cuda.is_available():
+            _compare_networks("GPU", _gpu_ways(network, model), config, files, available_cores())
+        else:
+            print("GPU\n  not measured: no GPU here")
+    print(f"at most {CLAIM:.0f} ms per image on a CPU, as Kochhar et al. 2025 claim of their ResNet-50:")
+    for way, taken in whole.items():
+        print(f"  {way:<44} {'met' if taken <= CLAIM else 'not met'}, {taken:.1f} ms")
+
+
+def _latency_network(run: str | None, paths: list[Path] | None) -> "tuple[Config, Classifier]":
+    """Loads a run's network, or builds one with random weights."""
+    from torch import nn
+
+    from leukofold.competitions import get_competition
+    from leukofold.config import Config, load_config
+    from leukofold.exporting import load_folds
+    from leukofold.models.classifier import Classifier
+    from leukofold.runs import RunFolder
+
+    if run is not None:
+        folder = RunFolder(run)
+        trained = load_folds(folder, folder.complete_folds()[:1] or None)
+        return trained.config, trained.networks[0]
+    resnet = {"backbone": "resnet50", "head": "mlp", "hidden": [512]}
+    config = load_config(paths) if paths else Config.model_validate({"data": {"competition": "cnmc"}, "model": resnet})
+    if config.svm is not None:
+        raise UserError("--config: a support vector machine; latency measures networks")
+    untrained = config.model.model_copy(update={"pretrained": False})
+    classes = get_competition(config.data.competition).class_names
+    network = Classifier(untrained, config.image, len(classes)).eval()
+    for name, value in network.named_parameters():
+        if name.endswith("weight") and not value.any():  # timm lets residual blocks begin as nothing: no comparison
+            nn.init.ones_(value)
+    return config, network
+
+
+def _latency_files(competition: str, images: int, root: Path) -> list[str]:
+    """Draws images in the competition's format."""
+    from leukofold.competitions import get_competition
+    from leukofold.rendering import RenderSpec, render
+
+    # More than are timed: WBCBench needs 60, and Acevedo-20 has classes that are left out
+    render(competition, root, RenderSpec(images=2 * images, test_images=10, patients=6))
+    paths: list[str] = get_competition(competition).read(root).labelled.path.tolist()
+    return paths[:images]
+
+
+def _cpu_ways(network: "Classifier", model: Path, threads: int) -> "dict[str, Network]":
+    """Returns the ways of computing on the CPU, PyTorch's usual one first."""
+    import copy
+
+    import torch
+
+    from leukofold.exporting import OnnxClassifier
+
+    channels_last = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    return {
+        "PyTorch": partial(_pytorch, network),
+        "PyTorch, channels last": partial(_pytorch, channels_last),
+        "ONNX Runtime": OnnxClassifier(model, threads).predict,
+    }
+
+
+def _gpu_ways(network: "Classifier", model: Path) -> "dict[str, Network]":
+    """Returns the ways of computing on the GPU, PyTorch's first."""
+    import onnxruntime
+
+    from leukofold.exporting import CUDA, OnnxClassifier
+
+    ways: dict[str, Network] = {"PyTorch": partial(_pytorch, network.to("cuda"))}
+    if CUDA in onnxruntime.get_available_providers():
+        ways["ONNX Runtime"] = OnnxClassifier(model, provider=CUDA).predict
+    else:
+        print("ONNX Runtime on the GPU: not measured: the onnxruntime that is installed is for CPUs")
+    return ways
+
+
+def _pytorch(network: "Classifier", images: "np.ndarray") -> "np.ndarray":
+    """Returns the probabilities of images that lie in the computer's memory, there again."""
+    import numpy as np
+    import torch
+
+    with torch.inference_mode():
+        return np.asarray(network(torch.from_numpy(images).to(network.mean.device)).softmax(dim=1).cpu().numpy())
+
+
+def _compare_networks(
+    title: str, ways: "dict[str, Network]", config: "Config", files: list[str], threads: int
+) -> dict[str, float]:
+    """Times several ways by turns, prints what they take, and returns the median ms per image of each."""
+    import cv2
+    import numpy as np
+
+    cv2.setNumThreads(threads)
+    print(title)
+    singly, probabilities = _take_turns(ways, config, [[file] for file in files])
+    several = [[files[(start + k) % len(files)] for k in range(AT_ONCE)] for start in range(0, len(files), AT_ONCE)]
+    batches = _take_turns(ways, config, [several[k % len(several)] for k in range(max(TURNS, len(several)))])[0]
+    for way, times in singly.items():
+        one, many = times.sum(axis=1), batches[way].sum(axis=1)
+        print(
+            f"  {way:<24} median {np.median(one):7.1f}, 95 % within {np.percentile(one, 95):7.1f} "
+            f"(read and prepare {np.median(times[:, 0]):5.1f}, network {np.median(times[:, 1]):7.1f}); "
+            f"{AT_ONCE} at once {np.median(many):7.1f} (network {np.median(batches[way][:, 1]):7.1f})"
+        )
+    medians = {way: float(np.median(times.sum(axis=1))) for way, times in singly.items()}
+    for way in list(ways)[1:]:
+        alone = np.median(singly[way][:, 1]) / np.median(singly["PyTorch"][:, 1])
+        difference = np.abs(probabilities[way] - probabilities["PyTorch"]).max()
+        print(
+            f"  {way} / PyTorch: {medians[way] / medians['PyTorch']:.2f} of the time, {alone:.2f} of the network's; "
+            f"largest difference of a probability {difference:.1e}"
+        )
+    return medians
+
+
+def _take_turns(
+    ways: "dict[str, Network]", config: "Config", batches: list[list[str]]
+) -> "tuple[dict[str, np.ndarray], dict[str, np.ndarray]]":
+    """Times every way on every batch of files; the ways take turns, so that a slow minute of the machine hits all.
+
+    Returns:
+        Per way the ms per image, batches x 2 (read and prepare; network and class), and the images' probabilities.
+    """
+    import numpy as np
+
+    from leukofold.competitions import get_competition
+    from leukofold.images.preparing import Preparation
+    from leukofold.images.reading import read_image
+
+    competition = get_competition(config.data.competition)
+    preparation = Preparation(config.image, competition.preprocess)
+    times: dict[str, list[list[float]]] = {way: [] for way in ways}
+    results: dict[str, list[np.ndarray]] = {way: [] for way in ways}
+
+    def measure(network: "Network", batch: list[str]) -> "tuple[list[float], np.ndarray]":
+        began = time.perf_counter()
+        images = np.ascontiguousarray(np.stack([preparation(read_image(f)) for f in batch]).transpose(0, 3, 1, 2))
+        prepared = time.perf_counter()
+        probabilities = network(images)
+        _ = [competition.class_names[k] for k in probabilities.argmax(axis=1)]
+        ended = time.perf_counter()
+        return [1000 * (prepared - began) / len(batch), 1000 * (ended - prepared) / len(batch)], probabilities
+
+    for turn in range(TURNS):
+        for way, network in ways.items():
+            own = batches[turn::TURNS]
+            measure(network, own[0])  # not counted: finds the caches full of the way before
+            for taken, probabilities in (measure(network, batch) for batch in own):
+                times[way].append(taken)
+                results[way].append(probabilities)
+    return {way: np.array(taken) for way, taken in times.items()}, {
+        way: np.concatenate(found) for way, found in results.items()
+    }
+
+
 BENCHMARKS: dict[str, Callable[[int | None], None]] = {
     "blend": blend,
     "cache": cache,
@@ -193,7 +393,12 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.images is not None and arguments.images < 30:
         raise UserError(f"--images {arguments.images}: give at least 30")
-    BENCHMARKS[arguments.what](arguments.images)
+    if arguments.what == "latency":
+        latency(arguments.images or 60, arguments.run, arguments.config)
+    elif arguments.run or arguments.config:
+        raise UserError(f"--run and --config: only latency measures a network, {arguments.what} has none")
+    else:
+        BENCHMARKS[arguments.what](arguments.images)
 
 
 if __name__ == "__main__":

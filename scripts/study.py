@@ -6,7 +6,8 @@
     python scripts/study.py configs/studies/paper001.yaml --table
 
 Behaviours: creates oof/<study>/<levels>/ as scripts/train_fold.py does for a run, then oof/<study>/table.md and
-table.csv. What is complete is skipped, what was interrupted goes on. With --dry-run it creates nothing.
+table.csv, and of what has run oof/<study>/figures/: learning_curves.png, subjects.png, confusion.png. What is complete
+is skipped, what was interrupted goes on. With --dry-run it creates nothing.
 """
 
 import argparse
@@ -35,7 +36,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--name", help="the study's name (default: its path below configs/)")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--dry-run", action="store_true", help="tell what would run and how long it takes, and end")
-    action.add_argument("--table", action="store_true", help="train nothing, make the table of what is there")
+    action.add_argument(
+        "--table", action="store_true", help="train nothing, make the table and the pictures of what is there"
+    )
     return parser.parse_args()
 
 
@@ -62,13 +65,17 @@ def main() -> None:
 
         train_runs(plans)
     if first:
+        from leukofold.studies.pictures import save_pictures
         from leukofold.studies.results import collect_results
         from leukofold.studies.table import to_markdown, write_tables
 
         results = collect_results(grid)
         files = write_tables(results)
+        pictures = save_pictures(results)
         print(to_markdown(results))
         print(f"saved as {files[0]} and {files[1]}")
+        if pictures:
+            print(f"pictures: {', '.join(map(str, pictures))}")
 
 
 if __name__ == "__main__":

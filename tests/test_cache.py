@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from leukofold import rowmaps
 from leukofold.config import DenoiseConfig, ImageConfig
 from leukofold.errors import UserError
 from leukofold.images import cache as cache_module
@@ -186,7 +187,7 @@ def test_a_pickled_cache_opens_its_own_map(frame: pd.DataFrame, tmp_path: Path) 
 def test_a_start_that_failed_halfway_is_forgotten(
     frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = cache_module.create_map
+    create = rowmaps.create_map
 
     def failing(path: Path, kind: Any, shape: tuple[int, ...]) -> np.memmap:
         if path.name == "done.npy":

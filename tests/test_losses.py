@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukofold.config import LossConfig
+from leukofold.errors import UserError
 from leukofold.sampling import effective_number_weights
 from leukofold.training.losses import FocalLoss, build_loss, soft_targets
 
@@ -85,3 +86,22 @@ def test_the_class_balanced_focal_loss_without_focusing_is_the_weighted_cross_en
     weights = torch.from_numpy(effective_number_weights(labels, 5, 0.9)).float()
     expected = F.cross_entropy(logits, targets, weight=weights)
     assert build_loss(config, labels, 5)(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_one_logit_and_inverse_frequency_are_the_weighted_binary_cross_entropy_of_paper_002() -> None:
+    # l = -w y ln s(z) - (1 - y) ln(1 - s(z)), w = n_neg / n_pos (Prellberg and Kramer 2019, section 4.1)
+    labels = np.array([0] * 3 + [1] * 7)
+    z = torch.tensor([0.3, -1.2, 2.0, 0.1, -0.4, 1.5, 0.0, 3.0, -2.0, 0.7], dtype=torch.float64)
+    loss = build_loss(LossConfig(kind="cross_entropy", weights="inverse_frequency"), labels, 2)
+    logits = torch.stack([torch.zeros_like(z), z], dim=1).float()
+    ours = loss(logits, soft_targets(torch.from_numpy(labels), 2, 0.0))
+    y = torch.from_numpy(labels).double()
+    by_hand = (-3 / 7 * y * torch.log(torch.sigmoid(z)) - (1 - y) * torch.log(1 - torch.sigmoid(z))).mean()
+    torchs = F.binary_cross_entropy_with_logits(z, y, pos_weight=torch.tensor(3 / 7))
+    assert ours.item() == pytest.approx(by_hand.item(), rel=1e-6)
+    assert ours.item() == pytest.approx(torchs.item(), rel=1e-6)
+
+
+def test_a_class_without_images_has_no_frequency() -> None:
+    with pytest.raises(UserError, match=r"loss\.weights: inverse_frequency: no training image of class 1"):
+        build_loss(LossConfig(weights="inverse_frequency"), np.array([0, 0, 2]), 3)

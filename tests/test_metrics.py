@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn import metrics as sk
 
-from leukofold.metrics import METRICS, Interval, interval, score
+from leukofold.metrics import AUC, BINARY_METRICS, METRICS, Interval, area_under_curve, interval, metric_titles, score
 from leukofold.metrics.bootstrap import intervals
 from leukofold.metrics.tables import group_accuracies, per_class
-from leukofold.metrics.weighted import Ranking
+from leukofold.metrics.weighted import Ranking, from_confusions
 
 
 def one_hot(predictions: list[int], n_classes: int) -> np.ndarray:
@@ -21,7 +21,15 @@ def one_hot(predictions: list[int], n_classes: int) -> np.ndarray:
 
 
 def test_every_metric_is_scored_and_named() -> None:
-    assert set(score(np.array([0, 1]), one_hot([0, 1], 2))) == set(METRICS)
+    assert (
+        set(score(np.array([0, 1]), one_hot([0, 1], 2))) == {*METRICS, *BINARY_METRICS} == {*metric_titles(2)} - {AUC}
+    )
+    assert set(score(np.array([0, 1]), one_hot([0, 1], 3))) == set(METRICS) == {*metric_titles(3)} - {AUC}
+    assert (metric_titles(2)["sensitivity"], metric_titles(2)[AUC], metric_titles(13)[AUC]) == (
+        "sensitivity",
+        "AUC",
+        "macro AUC",
+    )
 
 
 def test_numbers_worked_out_by_hand() -> None:
@@ -35,6 +43,20 @@ def test_numbers_worked_out_by_hand() -> None:
     assert got["balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     assert got["macro_precision"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     assert got["macro_specificity"] == pytest.approx((2 / 3 + 3 / 4 + 1) / 3)
+    assert got["weighted_precision"] == pytest.approx((3 * 2 / 3 + 2 * 1 / 2 + 1) / 6)
+    assert got["weighted_recall"] == pytest.approx(4 / 6)
+
+
+def test_of_two_classes_the_second_is_the_positive_one() -> None:
+    labels = np.array([1] * 5 + [0] * 4)
+    got = score(labels, one_hot([1, 1, 1, 1, 0, 0, 0, 0, 1], 2))  # TP 4, FN 1, TN 3, FP 1
+    assert got["sensitivity"] == pytest.approx(4 / 5)
+    assert got["specificity"] == pytest.approx(3 / 4)
+    assert got["precision"] == pytest.approx(4 / 5)
+    assert got["f1"] == pytest.approx(2 * 4 / (2 * 4 + 1 + 1))
+    assert got["balanced_accuracy"] == pytest.approx((got["sensitivity"] + got["specificity"]) / 2)
+    alone = score(np.array([0, 0]), one_hot([0, 0], 2))
+    assert [alone[metric] for metric in BINARY_METRICS] == [0, 0, 1, 0]  # no image is positive
 
 
 def test_a_perfect_prediction_of_all_classes_scores_one_everywhere() -> None:
@@ -68,6 +90,13 @@ def reference(labels: np.ndarray, predictions: np.ndarray, n_classes: int) -> di
     specificities = [
         sk.recall_score(labels != k, predictions != k, zero_division=1) for k in classes
     ]  # the negatives of k, seen as a class
+    of_one = {"average": None, "zero_division": 0}
+    binary = {
+        "precision": float(sk.precision_score(labels, predictions, labels=[1], **of_one)[0]),
+        "sensitivity": float(sk.recall_score(labels, predictions, labels=[1], **of_one)[0]),
+        "specificity": float(sk.recall_score(labels, predictions, labels=[0], **of_one)[0]),
+        "f1": float(sk.f1_score(labels, predictions, labels=[1], **of_one)[0]),
+    }
     return {
         "macro_f1": sk.f1_score(labels, predictions, average="macro", **shared),
         "weighted_f1": sk.f1_score(labels, predictions, average="weighted", **shared),
@@ -75,6 +104,9 @@ def reference(labels: np.ndarray, predictions: np.ndarray, n_classes: int) -> di
         "balanced_accuracy": sk.balanced_accuracy_score(labels, predictions),
         "macro_precision": sk.precision_score(labels, predictions, average="macro", **shared),
         "macro_specificity": float(np.mean(specificities)),
+        "weighted_precision": sk.precision_score(labels, predictions, average="weighted", **shared),
+        "weighted_recall": sk.recall_score(labels, predictions, average="weighted", **shared),
+        **(binary if n_classes == 2 else {}),
     }
 
 
@@ -89,6 +121,9 @@ def test_scores_equal_scikit_learns(n_classes: int, n: int, present: int, seed: 
         warnings.filterwarnings("ignore", message="A single label was found")
         expected = reference(labels, logits.argmax(axis=1), n_classes)
         assert score(labels, logits) == pytest.approx(expected)
+        confusion = sk.confusion_matrix(labels, logits.argmax(axis=1), labels=range(n_classes))[None].astype(float)
+        counted = {metric: float(value[0]) for metric, value in from_confusions(confusion).items()}
+        assert counted == pytest.approx(expected)
 
 
 def drawn(seed: int, n: int = 120, n_groups: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,9 +133,12 @@ def drawn(seed: int, n: int = 120, n_groups: int = 12) -> tuple[np.ndarray, np.n
     return labels, logits, np.array([f"p{g}" for g in rng.integers(0, n_groups, n)])
 
 
-@pytest.mark.parametrize("metric", sorted(METRICS))
+@pytest.mark.parametrize("metric", sorted({**METRICS, **BINARY_METRICS}))
 def test_intervals_are_those_of_resampled_patients_scored_one_by_one(metric: str) -> None:
     labels, logits, groups = drawn(3)
+    classes = 3
+    if metric in BINARY_METRICS:
+        labels, logits, classes = labels.clip(0, 1), logits[:, :2], 2
     found = interval(metric, labels, logits, groups, draws=150, seed=1)
     names = np.unique(groups)
     generator = np.random.default_rng(1)
@@ -110,7 +148,7 @@ def test_intervals_are_those_of_resampled_patients_scored_one_by_one(metric: str
     for draw in times:
         parts = [np.repeat(np.flatnonzero(groups == g), k) for g, k in zip(names, draw, strict=True)]
         rows = np.concatenate(parts).astype(int)
-        assert len(set(labels[rows])) == 3  # every class is in every draw
+        assert len(set(labels[rows])) == classes  # every class is in every draw
         values.append(score(labels[rows], logits[rows])[metric])
     assert found.value == pytest.approx(score(labels, logits)[metric])
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
@@ -124,6 +162,24 @@ def test_a_paired_difference_is_taken_in_the_same_draws() -> None:
     gain = interval("accuracy", labels, logits, groups, reference=worse)
     assert gain.value == pytest.approx(score(labels, logits)["accuracy"] - score(labels, worse)["accuracy"])
     assert 0 < gain.low < gain.value < gain.high
+
+
+def test_a_paired_difference_of_areas_is_that_of_resampled_patients() -> None:
+    labels, logits, groups = drawn(9)
+    labels, one, other = labels.clip(0, 1), logits[:, :2], np.roll(logits, 1, axis=0)[:, :2] + 2 * logits[:, :2]
+    found = interval(AUC, labels, one, groups, other, draws=80, seed=3)
+    areas = [[sk.roc_auc_score(labels[rows], each[rows, 1] - each[rows, 0]) for each in (one, other)]
+             for rows in resampled(groups, 80, 3)]  # fmt: skip
+    differences = np.subtract(*np.transpose(areas))
+    assert as_tuple(found)[1:] == pytest.approx(tuple(np.quantile(differences, [0.025, 0.975])))
+    assert found.value == pytest.approx(area_under_curve(labels, one) - area_under_curve(labels, other))
+
+
+def test_sensitivity_is_not_known_in_draws_without_a_positive_image() -> None:
+    labels, groups = np.array([0] * 6 + [1] * 2), np.array(["a", "a", "b", "b", "c", "c", "d", "d"])
+    found = intervals(labels, one_hot([0, 0, 1, 0, 0, 0, 1, 0], 2), groups, draws=300)
+    assert as_tuple(found["sensitivity"]) == (0.5, 0.5, 0.5)  # one patient has them all: the others' draws drop out
+    assert found["specificity"].low < found["specificity"].value == pytest.approx(5 / 6)
 
 
 def test_intervals_over_few_patients_are_wider_than_over_images() -> None:
@@ -168,8 +224,8 @@ def as_tuple(found: Interval) -> tuple[float, float, float]:
 def test_all_intervals_at_once_are_those_of_one_at_a_time() -> None:
     labels, logits, groups = drawn(3)
     found = intervals(labels, logits, groups, draws=130, seed=4)
-    assert set(found) == {*METRICS, "macro_auc"}
-    for metric in METRICS:
+    assert set(found) == {*METRICS, AUC}
+    for metric in found:
         assert found[metric] == interval(metric, labels, logits, groups, draws=130, seed=4)
 
 
@@ -179,9 +235,12 @@ def test_the_area_under_the_curve_is_scikit_learns(decimals: int) -> None:
     logits = logits.round(decimals)
     expected = sk.roc_auc_score(labels, softmax(logits, axis=1), multi_class="ovr", average="macro")
     assert intervals(labels, logits, groups, draws=1)["macro_auc"].value == pytest.approx(expected)
+    assert area_under_curve(labels, logits) == pytest.approx(expected)
     two = np.minimum(labels, 1)
     expected = sk.roc_auc_score(two, softmax(logits[:, :2], axis=1)[:, 1])
     assert intervals(two, logits[:, :2], groups, draws=1)["macro_auc"].value == pytest.approx(expected)
+    assert area_under_curve(two, logits[:, :2]) == pytest.approx(expected)
+    assert np.isnan(area_under_curve(np.ones(4, int), logits[:4, :2]))
 
 
 @settings(max_examples=60, deadline=None)

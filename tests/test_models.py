@@ -220,3 +220,20 @@ def test_every_dinobloom_is_known_to_timm() -> None:
     assert set(dinobloom.ARCHITECTURES.values()) <= set(timm.list_models("vit_*_dinov2"))
     with pytest.raises(UserError, match=r"has no 'dinobloom_smal'; did you mean dinobloom_small"):
         build_backbone(ModelConfig(backbone="dinobloom_smal", pretrained=False), 224)
+
+
+def test_the_small_network_is_a_timm_model_like_any_other() -> None:
+    network = Classifier(ModelConfig(backbone="small_cnn", pretrained=False), ImageConfig(size=64), classes=2)
+    assert network(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape == (2, 2)
+    convolutions = sum(9 * a * b for a, b in ((3, 32), (32, 64), (64, 128), (128, 256)))
+    assert sum(p.numel() for p in network.backbone.parameters()) == convolutions + 2 * (32 + 64 + 128 + 256)
+    maps = network.backbone.forward_features(torch.zeros(1, 3, 64, 64))
+    assert maps.shape == (1, 256, 4, 4)  # Grad-CAM looks at these
+    with pytest.raises(UserError, match=r"model\.pretrained: the weights of small_cnn cannot be fetched"):
+        build_backbone(ModelConfig(backbone="small_cnn"), 64)
+
+
+def test_features_go_through_the_head_as_the_images_would() -> None:
+    network = Classifier(ModelConfig(**SMALL, dropout=0.0), ImageConfig(size=32), classes=3).eval()
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(network(network.embed(images)), network(images))

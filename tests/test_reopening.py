@@ -11,6 +11,7 @@ from leukofold.blending.loading import LoadedRun, load_run
 from leukofold.config import Config
 from leukofold.embeddings import run_embeddings
 from leukofold.errors import UserError
+from leukofold.models.classifier import Classifier
 from leukofold.reopening import reopen
 from leukofold.runs import RunFolder
 from leukofold.training.fold import train_folds
@@ -62,6 +63,7 @@ def test_embeddings_are_the_features_of_the_network_that_has_not_seen_the_image(
     cache = reopened.images()
     for row in (0, 7, 40):
         network = reopened.network(int(finished.folds[row]), torch.device("cpu"))
+        assert isinstance(network, Classifier)
         pixels = np.array(cache.pixels[cache.rows([str(finished.oof.image_id[row])])])
         images = torch.from_numpy(pixels.transpose(0, 3, 1, 2))
         with torch.inference_mode():

@@ -1,6 +1,5 @@
-"""Studies: the grid, what of it is done, and a table whose numbers an independent reference confirms."""
+"""Studies: the grid, what of it is done, and the command line that trains and tells it."""
 
-import io
 import json
 import math
 import os
@@ -8,7 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import f1_score
 
 from leukofold.config import CONFIG_FOLDER, Config
 from leukofold.errors import UserError
 from leukofold.experiment import read_cells
 from leukofold.files import write_json
-from leukofold.metrics import interval
 from leukofold.rendering import RenderSpec, render
-from leukofold.runs import Predictions, RunFolder
-from leukofold.studies.grid import RESULT_COLUMNS, Grid, StudyRun, load_study
+from leukofold.runs import RunFolder
+from leukofold.studies.grid import Grid, Published, StudyRun, load_study
 from leukofold.studies.plan import Images, count_images, duration, make_plan, plan_summary
-from leukofold.studies.results import collect_results
 from leukofold.studies.running import train_runs
-from leukofold.studies.table import to_csv, to_markdown, write_tables
 from leukofold.training.trainer import Trainer
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "study.py"
@@ -65,7 +61,6 @@ inference: {tta: none}
 """,
     "vit.yaml": "model: {backbone: test_vit}\ntraining: {epochs: 3}\n",
 }
-CLASSES = ("BA", "BL", "EO")
 
 
 @pytest.fixture
@@ -95,54 +90,18 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return 0
 
 
-def make_run(
-    run: StudyRun, folds: Sequence[int] = (0, 1), images: int = 40, digest: str | None = None, rendered: bool = False
-) -> Predictions:
-    """Writes a run as training leaves it, a third of its images external; returns the competition's rows."""
-    rng = np.random.default_rng([len(run.name), *run.name.encode()])
-    split = np.random.default_rng(5).permutation(images) % 2
-    external = np.arange(images) % 3 == 2
-    label = np.arange(images) // 3 % 3
-    logits = rng.normal(size=(images, 2, 3)).astype(np.float32)
-    logits[np.arange(images), :, label] += 1
-    ids = np.array([f"{number:08d}.jpg" for number in range(images)])
-    group = np.array([f"g{number // 4}" for number in range(images)])
-
-    def predictions(rows: np.ndarray, labelled: bool = True) -> Predictions:
-        return Predictions(
-            ids[rows],
-            logits[rows, 0],
-            logits[rows, 1],
-            CLASSES,
-            group[rows],
-            external[rows],
-            label[rows] if labelled else None,
-        )
-
-    frame = pd.DataFrame({"image_id": ids, "group": group, "fold": split})
-    for k in folds:
-        RunFolder(run.name).begin_fold(k, metadata(run.config, digest, rendered), frame)
-        held_out = np.random.default_rng(k).permutation(np.flatnonzero(split == k))
-        RunFolder(run.name).finish_fold(k, predictions(held_out), predictions(np.arange(3), False), {"macro_f1": 0.5})
-    return predictions(np.flatnonzero(~external & np.isin(split, folds)))
+def finish(run: StudyRun, fold: int, digest: str | None = None) -> None:
+    """Writes what tells that a fold is done, of an input that is not there."""
+    frame = pd.DataFrame({"image_id": ["1.jpg"], "group": ["g"], "fold": [fold]})
+    RunFolder(run.name).begin_fold(fold, metadata(run.config, digest), frame)
+    write_json(RunFolder(run.name).fold(fold).path / "metrics.json", {})
 
 
-def metadata(config: Config, digest: str | None = None, rendered: bool = False) -> dict[str, Any]:
+def metadata(config: Config, digest: str | None = None) -> dict[str, Any]:
     """What a training notes when it begins."""
     return {
-        "competition": "wbcbench",
-        "metric": "macro_f1",
-        "class_names": list(CLASSES),
-        "rendered": rendered,
-        "split_by": config.folds.by,
-        "data_fingerprint": "0123456789abcdef",
-        "debug": False,
-        "input": "input/wbcbench",
         "config_digest": digest or config.digest(),
         "config": config.resolved(),
-        "commit": "unknown",
-        "versions": {},
-        "precision": "no",
         "device": "cpu",
         "processes": 1,
     }
@@ -260,6 +219,50 @@ MISTAKES = {
         "{model: vit, split: image, views: tta",
         "row 2",
     ),
+    "published spread": (
+        "macro_f1: 0.75",
+        "macro_f1: {mean: 0.75, sd: 0.1}",
+        "published row 1: macro_f1: 'sd' is unknown; did you mean 'std'?",
+    ),
+    "published deviation": (
+        "macro_f1: 0.75",
+        "macro_f1: {std: high}",
+        "row 1: macro_f1: std: expected a number from 0 to 1, got 'high'",
+    ),
+    "published on": (
+        "note:",
+        "on: [folds, holdout]\nset: {folds.holdout: 0.1}\nnote:",
+        "row 1: no 'on'; a row names a level of every axis, its views and what it is scored on",
+    ),
+    "scored on": ("note:", "on: [fold]\nnote:", "small.yaml: on: 'fold' is unknown; did you mean 'folds'?"),
+    "no hold-out": ("note:", "on: [holdout]\nnote:", "on: holdout: no run has a hold-out; set folds.holdout"),
+    "over": ("note:", "over: fold\nnote:", "small.yaml: over: Input should be 'pooled' or 'folds', got 'fold'"),
+    "binary metric": (
+        "[macro_f1,",
+        "[sensitivity, macro_f1,",
+        "metrics: sensitivity is of two classes, wbcbench has 13; take another one",
+    ),
+    "composition key": (
+        "note:",
+        "composition: [{prat: a}]\nnote:",
+        "composition: unknown key 'prat'; did you mean 'part'?",
+    ),
+    "composition part": ("note:", "composition: [{splits: [a]}]\nnote:", "composition: no 'part' there"),
+    "composition count": (
+        "note:",
+        "composition: [{part: a, splits: [phase2_eval], images: {BA: -1}}]\nnote:",
+        "small.yaml: composition: Input should be greater than or equal to 0, got -1",
+    ),
+    "composition split": (
+        "note:",
+        "composition: [{part: Eval, splits: [phase2_evil]}]\nnote:",
+        "composition: Eval: split 'phase2_evil' is unknown; did you mean 'phase2_eval'?",
+    ),
+    "composition class": (
+        "note:",
+        "composition: [{part: Eval, splits: [phase2_eval], groups: {BB: 3}}]\nnote:",
+        "composition: Eval: class 'BB' is unknown; known ones: BA, BL",
+    ),
     "same runs": ("{folds.by: image, optimizer.lr: 1.0e-05}", "{folds.by: group}", "have the same configuration"),
 }
 
@@ -268,6 +271,26 @@ MISTAKES = {
 def test_a_mistake_in_the_study_is_named(folder: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         study(folder, old, new)
+
+
+def test_what_is_scored_on_may_stand_without_quotes(folder: Path) -> None:
+    rows = "published: [{model: vit, split: group, views: tta, on: holdout, macro_f1: {mean: 0.5, max: 0.6}}]\n"
+    text = STUDY[: STUDY.index("published:")] + "on: [folds, holdout]\nset: {folds.holdout: 0.1}\n" + rows
+    (folder / "on.yaml").write_text(text)
+    grid = load_study(folder / "on.yaml")
+    assert grid.study.on == ("folds", "holdout")
+    levels = {"model": "vit", "split": "group"}
+    assert grid.published(levels, "holdout", "tta", "macro_f1") == Published(0.5, max=0.6)
+    assert grid.published(levels, "folds", "tta", "macro_f1") == Published()
+
+
+def test_metrics_of_two_classes_go_with_two_classes(folder: Path) -> None:
+    grid = study(
+        folder, "[macro_f1, balanced_accuracy]", "[macro_f1, balanced_accuracy, sensitivity, macro_auc]",
+        overrides=["data.competition=cnmc"],
+    )  # fmt: skip
+    assert [grid.titles[metric] for metric in grid.study.metrics[2:]] == ["sensitivity", "AUC"]
+    assert study(folder, "[macro_f1,", "[macro_auc, macro_f1,").titles["macro_auc"] == "macro AUC"
 
 
 def test_only_chooses_runs_and_names_what_is_unknown(folder: Path) -> None:
@@ -292,10 +315,10 @@ def test_the_studies_at_hand_are_whole() -> None:
     assert paper.runs[0].name == "studies/paper001/swinv2-competition-group"
     assert len(paper.study.published) == 16
     best = {"model": "ensemble", "data": "expanded", "split": "image"}
-    assert paper.published(best, "tta", "macro_f1") == 0.7798
-    assert paper.published(best, "tta", "macro_specificity") == 0.9945
-    assert paper.published({**best, "data": "competition"}, "single", "macro_f1") == 0.7666
-    assert paper.published({**best, "split": "group"}, "tta", "macro_f1") is None
+    assert paper.published(best, "folds", "tta", "macro_f1") == Published(0.7798)
+    assert paper.published(best, "folds", "tta", "macro_specificity") == Published(0.9945)
+    assert paper.published({**best, "data": "competition"}, "folds", "single", "macro_f1") == Published(0.7666)
+    assert paper.published({**best, "split": "group"}, "folds", "tta", "macro_f1") == Published()
     assert {run.config.folds.count for run in paper.runs} == {3}
     assert all(run.config.data.render and run.config.data.render.images for run in demo.runs)
     mixing = acevedo.runs[-1].config
@@ -308,9 +331,9 @@ def test_the_studies_at_hand_are_whole() -> None:
 def test_a_plan_tells_done_from_interrupted_from_open(folder: Path) -> None:
     grid = study(folder)
     resnet, other, vit, vit_image = grid.runs
-    make_run(resnet, folds=[0])
+    finish(resnet, 0)
     begin(resnet, 1, epochs=1)
-    make_run(other, folds=[1], digest="0" * 16)
+    finish(other, 1, digest="0" * 16)
     plans = make_plan(grid, grid.runs)
     assert [[fold.state for fold in plan.folds] for plan in plans] == [
         ["done", "interrupted"],
@@ -389,190 +412,6 @@ def test_durations_read_well() -> None:
     ]
 
 
-# --- the table --------------------------------------------------------------------------------------------------
-
-
-def macro_f1(oof: Predictions, logits: np.ndarray) -> float:
-    """Scikit-learn's."""
-    assert oof.label is not None
-    return float(f1_score(oof.label, logits.argmax(1), labels=range(3), average="macro", zero_division=0))
-
-
-def entry(table: pd.DataFrame, *key: str) -> Any:
-    """One row of ``table.csv`` by its index."""
-    return table.loc[[key]].iloc[0]
-
-
-def test_rows_hold_the_scores_of_the_competitions_images(folder: Path) -> None:
-    grid = study(folder)
-    made = {tuple(run.levels.values()): make_run(run) for run in grid.runs}
-    results = collect_results(grid, progress=False)
-    assert [row.view for row in results.rows] == ["single"] * 6 + ["tta"] * 6
-    for row in results.rows:
-        model, split = row.levels.values()
-        models = ["resnet", "vit"] if model == "ensemble" else [model]
-        oofs = [made[name, split] for name in models]
-        logits = np.mean([oof.logits if row.view == "tta" else oof.single_view for oof in oofs], axis=0)
-        label = oofs[0].label
-        assert label is not None
-        assert row.values["macro_f1"].value == pytest.approx(macro_f1(oofs[0], logits))
-        expected = balanced_accuracy_score(label, logits.argmax(1))
-        assert row.values["balanced_accuracy"].value == pytest.approx(expected)
-        bootstrap = interval("macro_f1", label, logits.astype(np.float32), oofs[0].group)
-        assert (row.values["macro_f1"].low, row.values["macro_f1"].high) == (bootstrap.low, bootstrap.high)
-        assert (row.folds, row.folds_wanted, row.images, row.split_by) == (2, 2, 27, split)
-        assert row.complete
-        assert row.rendered is False
-    assert results.remarks == []
-
-
-def test_levels_are_compared_in_pairs(folder: Path) -> None:
-    grid = study(folder)
-    made = {tuple(run.levels.values()): make_run(run) for run in grid.runs}
-    results = collect_results(grid, progress=False)
-    # per view: split image against group for two models and the ensemble; vit and the ensemble against resnet, twice
-    assert [(each.axis, each.view) for each in results.comparisons] == [
-        *[("split", "single")] * 3,
-        *[("split", "tta")] * 3,
-        *[("model", "single")] * 4,
-        *[("model", "tta")] * 4,
-    ]
-    found = next(
-        each
-        for each in results.comparisons
-        if (each.axis, each.view, each.levels) == ("model", "tta", {"model": "vit", "split": "image"})
-    )
-    one, other = made["vit", "image"], made["resnet", "image"]
-    assert one.label is not None
-    assert found.reference == "resnet"
-    assert found.value == pytest.approx(macro_f1(one, one.logits))
-    assert found.reference_value == pytest.approx(macro_f1(other, other.logits))
-    assert found.difference.value == pytest.approx(found.value - found.reference_value)
-    expected = interval("macro_f1", one.label, one.logits, one.group, other.logits)
-    assert (found.difference.low, found.difference.high) == (expected.low, expected.high)
-    assert expected.low < found.difference.value < expected.high
-
-
-def test_runs_of_different_images_are_not_compared(folder: Path) -> None:
-    grid = study(folder)
-    make_run(grid.runs[0])
-    make_run(grid.runs[1], folds=[0])
-    make_run(grid.runs[2], images=34)
-    assert collect_results(grid, progress=False).comparisons == []
-
-
-def test_seeds_give_mean_and_deviation(folder: Path) -> None:
-    grid = study(folder, new="seeds: [0, 1, 2]\n")
-    values: dict[tuple[str, ...], list[float]] = {}
-    for run in grid.runs:
-        oof = make_run(run)
-        values.setdefault(tuple(run.levels.values()), []).append(macro_f1(oof, oof.logits))
-    results = collect_results(grid, progress=False)
-    row = next(row for row in results.rows if row.view == "tta" and list(row.levels.values()) == ["vit", "group"])
-    value = row.values["macro_f1"]
-    assert value.value == pytest.approx(np.mean(values["vit", "group"]))
-    assert value.std == pytest.approx(np.std(values["vit", "group"], ddof=1))
-    assert (value.low, value.high) == (None, None)
-    assert (row.folds, row.folds_wanted, len(row.runs)) == (6, 6, 3)
-    differences = np.subtract(values["vit", "image"], values["vit", "group"])
-    found = next(
-        each
-        for each in results.comparisons
-        if (each.axis, each.view, each.levels) == ("split", "tta", {"model": "vit", "split": "image"})
-    )
-    assert found.difference.value == pytest.approx(differences.mean())
-    assert found.difference.std == pytest.approx(differences.std(ddof=1))
-    text = to_markdown(results)
-    assert f"{value.value:.4f} ± {value.std:.4f}" in text
-    assert "Mean ± standard deviation over 3 seeds." in text
-
-
-def test_markdown_says_what_ran_and_on_what(folder: Path) -> None:
-    grid = study(folder)
-    make_run(grid.runs[0], rendered=True)
-    oof = make_run(grid.runs[3], folds=[1], rendered=True)
-    text = to_markdown(collect_results(grid, progress=False))
-    lines = text.splitlines()
-    assert lines[:3] == ["# A small study", "", "Made by hand."]
-    assert sum("RENDERED images: these numbers say nothing about patients" in line for line in lines) == 1
-    assert sum("Image-level folds: patients cross, scores too high" in line for line in lines) == 1
-    table = [line for line in lines if line.startswith("|")]
-    assert len({len(line) for line in table}) == 1  # aligned
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    header = ["model", "split", "views", "macro-F1", "paper", "balanced accuracy", "paper"]
-    assert cells[0] == [*header, "folds", "images", "split", "rendered"]
-    rows = {tuple(row[:3]): row[3:] for row in cells[2:]}
-    assert len(rows) == 12
-    assert rows["vit", "group", "TTA"] == ["not run", "-", "-", "-", "0/2", "0", "group", "-"]
-    assert rows["ensemble", "image", "no TTA"] == ["not run", "0.8000", "-", "-", "0/2", "0", "image", "-"]
-    value, paper, _, other, folds, images, split, rendered = rows["vit", "image", "TTA"]
-    assert re.fullmatch(rf"{macro_f1(oof, oof.logits):.4f} \[0\.\d{{4}}, [01]\.\d{{4}}\]", value)
-    assert (paper, other, folds, split, rendered) == ("0.7500", "0.8000", "1/2 partial", "image", "yes")
-    assert images == str(len(oof.image_id))
-    assert rows["resnet", "group", "TTA"][4] == "2/2"
-
-
-def test_clean_results_carry_no_warning(folder: Path) -> None:
-    grid = study(folder, "title: A small study\nnote: Made by hand.\n", "")
-    make_run(grid.runs[0])
-    text = to_markdown(collect_results(grid, progress=False))
-    assert text.startswith("# studies/small\n\n| model ")
-    assert "RENDERED" not in text
-    assert "Image-level" not in text
-
-
-def test_csv_is_long_and_complete(folder: Path) -> None:
-    grid = study(folder)
-    made = [make_run(run, rendered=True) for run in grid.runs[:3]]
-    results = collect_results(grid, progress=False)
-    files = write_tables(results)
-    assert files == (Path("oof/studies/small/table.md"), Path("oof/studies/small/table.csv"))
-    assert files[0].read_text(encoding="utf-8") == to_markdown(results)
-    assert sorted(path.name for path in Path("oof/studies/small").iterdir() if path.is_file()) == [
-        "table.csv",
-        "table.md",
-    ]
-    table = pd.read_csv(io.StringIO(to_csv(results)), dtype={"folds": str})
-    assert list(table.columns) == ["model", "split", *RESULT_COLUMNS]
-    assert len(table) == 6 * 2 * 2
-    table = table.set_index(["model", "split", "views", "metric"])
-    row = entry(table, "vit", "group", "single", "macro_f1")
-    assert row.value == pytest.approx(macro_f1(made[2], made[2].single_view))
-    assert row.low < row.value < row.high
-    assert (row.folds, row.images, row.split_by, row.rendered, row.runs) == (
-        "2/2",
-        27,
-        "group",
-        "yes",
-        "studies/small/vit-group",
-    )
-    assert math.isnan(entry(table, "vit", "group", "single", "balanced_accuracy").low)
-    absent = entry(table, "vit", "image", "tta", "balanced_accuracy")
-    assert math.isnan(absent.value)
-    assert (absent.published, absent.folds) == (0.8, "0/2")
-    assert (
-        entry(table, "ensemble", "group", "tta", "macro_f1").runs
-        == "studies/small/resnet-group studies/small/vit-group"
-    )
-    assert entry(table, "ensemble", "image", "tta", "macro_f1").folds == "0/2"
-
-
-def test_runs_that_do_not_belong_are_remarked_on(folder: Path) -> None:
-    grid = study(folder)
-    make_run(grid.runs[0], digest="0" * 16)
-    make_run(grid.runs[1])
-    make_run(grid.runs[2], images=34)
-    (RunFolder(grid.runs[1].name).fold(0).path / "oof.npz").write_bytes(b"broken")
-    results = collect_results(grid, progress=False)
-    assert results.remarks[0] == "studies/small/resnet-group: trained with other settings than the study's now"
-    assert "studies/small/resnet-image/fold0/oof.npz: not a file of predictions" in results.remarks[1]
-    assert results.remarks[2].startswith(
-        "no ensemble: studies/small/vit-group and studies/small/resnet-group: different split"
-    )
-    assert [row.folds for row in results.rows[:6]] == [2, 0, 2, 0, 0, 0]
-    assert "\n- studies/small/resnet-group: trained with other settings" in to_markdown(results)
-
-
 # --- the command line -------------------------------------------------------------------------------------------
 
 
@@ -628,7 +467,7 @@ def test_a_fold_of_other_settings_is_refused_before_anything_is_trained(
     folder: Path, rendered_wbcbench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "input").symlink_to(rendered_wbcbench)
-    make_run(study(folder).runs[3], folds=[1], digest="0" * 16)
+    finish(study(folder).runs[3], 1, digest="0" * 16)
     monkeypatch.setattr("leukofold.studies.running.train_folds", lambda *_, **__: pytest.fail("trained"))
     assert run_main(monkeypatch, "small.yaml") == 2
     assert capsys.readouterr().err == (
@@ -667,14 +506,18 @@ def test_a_study_trains_what_is_open_and_nothing_twice(
     out = capsys.readouterr().out
     assert "studies/small/resnet-group  fold 0: done; fold 1: to do" in out
     assert "RENDERED images: these numbers say nothing about patients" in out
+    pictures = sorted(str(path) for path in Path("oof/studies/small/figures").iterdir())
+    assert [Path(path).name for path in pictures] == ["confusion.png", "learning_curves.png", "subjects.png"]
+    assert sorted(out.splitlines()[-1].removeprefix("pictures: ").split(", ")) == pictures
     table = pd.read_csv("oof/studies/small/table.csv").set_index(["model", "split", "views", "metric"])
-    row = entry(table, "resnet", "group", "tta", "macro_f1")
+    row = table.loc[[("resnet", "group", "tta", "macro_f1")]].iloc[0]
     oof = [RunFolder("studies/small/resnet-group").fold(k).predictions("oof") for k in (0, 1)]
     label, logits = (np.concatenate([getattr(part, name) for part in oof]) for name in ("label", "logits"))
     expected = f1_score(label, logits.argmax(1), labels=range(13), average="macro", zero_division=0)
     assert row.value == pytest.approx(expected)
     assert (row.folds, row.images, row.rendered) == ("2/2", 110, "yes")
     calls.clear()
+    monkeypatch.setattr("leukofold.studies.pictures.save_pictures", lambda _: [])  # drawn once is enough
     assert run_main(monkeypatch, *resnet) == 0
     assert calls == []
     assert "total: nothing is left to do" in capsys.readouterr().out

@@ -97,7 +97,7 @@ class FoldsConfig(Section):
     def _count_splits(cls, given: Any) -> Any:
         """Makes as many folds as there are splits to hold out."""
         if isinstance(given, Mapping) and given.get("by") == "split":
-            return {**given, "count": len(given.get("splits") or ())}
+            return {**given, "count": max(1, len(given.get("splits") or ()))}
         return given
 
     @model_validator(mode="after")
@@ -365,6 +365,11 @@ class Config(Section):
         if self.training.cached_views and (self.mixing.cutmix or self.mixing.mixup):
             raise ValueError("training.cached_views: features of images cannot be mixed; set mixing to 0")
         return self
+
+    @property
+    def model_title(self) -> str:
+        """What is trained, for people: the backbone's name, or the machine in its place."""
+        return self.model.backbone if self.svm is None else "support vector machine"
 
     def resolved(self) -> dict[str, Any]:
         """Returns the whole configuration as plain JSON values."""

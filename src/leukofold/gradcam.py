@@ -22,7 +22,7 @@ class UnknownBackboneError(UserError):
     """Grad-CAM does not know where to look in a backbone."""
 
 
-def grad_cam(network: Classifier, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def grad_cam(network: nn.Module, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Computes the heat of one class in each image, without test-time augmentation.
 
     Convolutional networks and Swin-like transformers are asked at their last feature map. In plain vision transformers
@@ -40,8 +40,10 @@ def grad_cam(network: Classifier, images: np.ndarray, targets: np.ndarray) -> np
         everything alike.
 
     Raises:
-        UnknownBackboneError: The backbone hands on tokens from blocks of an unknown kind.
+        UnknownBackboneError: The backbone hands on tokens from blocks of an unknown kind, or it is no network.
     """
+    if not isinstance(network, Classifier):
+        raise UnknownBackboneError("Grad-CAM cannot look into a support vector machine: it has no feature maps")
     from pytorch_grad_cam import GradCAM  # here, as it takes seconds
 
     inputs = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)

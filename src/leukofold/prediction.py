@@ -123,7 +123,7 @@ def load_members(names: Sequence[str], device: torch.device, root: Path) -> list
             if metadata[key] != first[key]:
                 raise UserError(f"--run {name}: different {key} from {first['run']}; such runs cannot be averaged")
         config = trained_config(run, metadata)
-        networks = [load_network(config, run.fold(k).weights, len(metadata["class_names"]), device) for k in folds]
+        networks = [load_network(config, run.fold(k), len(metadata["class_names"]), device) for k in folds]
         members.append(
             Member(name, config, metadata["class_names"], networks, tta_views(config.inference), metadata["rendered"])
         )

@@ -1,6 +1,7 @@
 """A finished run meets its data again: the cells behind its rows, their images, and its networks."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -15,6 +16,9 @@ from leukofold.images.cache import ImageCache, open_cache
 from leukofold.images.preparing import Preparation
 from leukofold.models.classifier import Classifier
 from leukofold.models.trained import load_network, trained_config
+
+if TYPE_CHECKING:
+    from leukofold.handcrafted.classifier import HandcraftedClassifier
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,9 @@ class ReopenedRun:
         preparation = Preparation(self.config.image, self.competition.preprocess)
         return open_cache(rows, preparation, self.competition.name, self.config.data.cache)
 
-    def network(self, fold: int, device: torch.device) -> Classifier:
+    def network(self, fold: int, device: torch.device) -> "Classifier | HandcraftedClassifier":
         """Loads the network that has not seen a fold's images."""
-        return load_network(self.config, self.run.folder.fold(fold).weights, len(self.run.oof.class_names), device)
+        return load_network(self.config, self.run.folder.fold(fold), len(self.run.oof.class_names), device)
 
 
 def reopen(run: LoadedRun) -> ReopenedRun:

@@ -10,6 +10,7 @@ from leukofold.blending.combining import Blend, competition_scores
 from leukofold.blending.judging import Judgement
 from leukofold.blending.loading import joint_name
 from leukofold.competitions import Competition, get_competition, names
+from leukofold.deciding import Decision, by_highest_logit
 from leukofold.errors import UserError
 from leukofold.files import replacing, write_json
 from leukofold.provenance import git_commit, library_versions
@@ -17,7 +18,9 @@ from leukofold.provenance import git_commit, library_versions
 SUBMISSIONS = Path("submissions")
 
 
-def write_submission(blend: Blend, name: str | None = None, root: Path = SUBMISSIONS) -> Path:
+def write_submission(
+    blend: Blend, name: str | None = None, root: Path = SUBMISSIONS, decision: Decision | None = None
+) -> Path:
     """Writes a blend's submission and, beside it, the JSON that says where every number came from.
 
     Nothing is written unless the file passes the competition's check.
@@ -27,6 +30,7 @@ def write_submission(blend: Blend, name: str | None = None, root: Path = SUBMISS
         name: The file's name without suffix; None: the run's name, or one made of several runs' names, and the method
             where it is not the plain mean.
         root: Where submissions lie.
+        decision: The test images' classes; None: by the highest logit.
 
     Returns:
         The submission.
@@ -35,9 +39,10 @@ def write_submission(blend: Blend, name: str | None = None, root: Path = SUBMISS
         UserError: The file does not pass the check, such as when the input lost test images.
     """
     competition = get_competition(blend.metadata["competition"])
-    stem = name or _default_name(blend)
+    decision = decision or by_highest_logit(blend)
+    stem = name or _default_name(blend) + ("" if decision.threshold is None else "-prior")
     path = root / competition.name / f"{stem}{competition.submission_suffix}"
-    labels = blend.test.logits.argmax(axis=1)
+    labels = decision.labels
     with replacing(path) as temporary:
         competition.write_submission(temporary, blend.test.image_id.tolist(), labels)
         faults = competition.check_submission(temporary, Path(blend.metadata["input"]))
@@ -45,7 +50,16 @@ def write_submission(blend: Blend, name: str | None = None, root: Path = SUBMISS
             raise UserError(f"{path}: not written, it would be refused: {'; '.join(faults)}")
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
         counts = {class_name: int((labels == k).sum()) for k, class_name in enumerate(competition.class_names)}
-        write_json(sidecar(path), {"submission": path.name, "sha256": digest, "predicted": counts, **_origin(blend)})
+        write_json(
+            sidecar(path),
+            {
+                "submission": path.name,
+                "sha256": digest,
+                "predicted": counts,
+                "decision": decision.as_json(),
+                **_origin(blend),
+            },
+        )
     return path
 
 
@@ -144,6 +158,7 @@ def _origin(blend: Blend) -> dict[str, Any]:
             "missing_folds": blend.runs[0].missing_folds,
             **blend.scores(),
         },
+        "holdout": blend.holdout_scores(),
         "runs": [
             {
                 "name": run.name,

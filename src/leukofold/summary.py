@@ -10,6 +10,7 @@ from leukofold.blending.judging import Choice
 from leukofold.blending.loading import caveats
 from leukofold.blending.methods import ALL
 from leukofold.competitions import get_competition
+from leukofold.deciding import Decision
 from leukofold.metrics import METRICS
 from leukofold.runs import Predictions
 from leukofold.submission import sidecar
@@ -17,11 +18,12 @@ from leukofold.submission import sidecar
 PLAIN_TITLE = "blend, mean of logits"
 
 
-def blend_summary(blend: Blend, submission: Path | None) -> str:
+def blend_summary(blend: Blend, submission: Path | None, decision: Decision | None = None) -> str:
     """Describes a blend and its files for people.
 
     Args:
         blend: The runs.
+        decision: How the test images' classes were decided; None: by the highest logit.
         submission: The file that was written; None where the input holds no test images.
 
     Returns:
@@ -47,8 +49,16 @@ def blend_summary(blend: Blend, submission: Path | None) -> str:
         for title, (*parts, whole) in scored.items():
             cells = "  ".join(f"{part[metric]:6.4f}" for part in parts)
             lines.append(f"    {title:<{width - 2}}  {cells}   {whole[metric]:.4f}")
+    lines += _holdout_lines(blend)
     if blend.choice.judged:
         lines += _choice_lines(blend)
+    if decision is not None and decision.oof is not None:
+        lines.append(
+            f"  threshold   {decision.threshold:+.4f} on the test images, for the training images' share of "
+            f"{blend.oof.class_names[1]}, {decision.prior:.4f}; out of fold, each fold matched by itself, "
+            f"{METRICS[metadata['metric']]} {decision.oof[metadata['metric']]:.4f} in place of "
+            f"{blend.scores()[metadata['metric']]:.4f}"
+        )
     if submission is None:
         return "\n".join([*lines, f"  no submission: {metadata['input']} holds no test images"])
     lines += [
@@ -56,6 +66,19 @@ def blend_summary(blend: Blend, submission: Path | None) -> str:
         f"  origin      {sidecar(submission)}",
     ]
     return "\n".join(lines)
+
+
+def _holdout_lines(blend: Blend) -> list[str]:
+    """Scores the runs and the blend on the images that no fold trained on or was chosen by."""
+    if blend.holdout is None:
+        return []
+    metric = blend.metadata["metric"]
+    titled = [(run.name, run.holdout) for run in blend.runs] + [("blend", blend.holdout)]
+    scored = {title: competition_scores(found)[metric] for title, found in titled if found is not None}
+    return [
+        f"  hold-out of {len(blend.holdout.image_id)} images, {METRICS[metric]}: "
+        + ", ".join(f"{title} {value:.4f}" for title, value in scored.items())
+    ]
 
 
 def _scores(oof: Predictions, folds: np.ndarray) -> list[dict[str, float]]:

@@ -31,6 +31,7 @@ class AlignedRuns:
         folds: n folds.
         groups: n groups.
         is_external: n booleans; external images are neither fitted to nor scored.
+        holdouts: The hold-out as ``tests``, F x M x h x K float32; None where a run has none.
     """
 
     names: tuple[str, ...]
@@ -42,6 +43,7 @@ class AlignedRuns:
     folds: np.ndarray
     groups: np.ndarray
     is_external: np.ndarray
+    holdouts: np.ndarray | None = None
 
 
 def align_runs(runs: Sequence[LoadedRun]) -> AlignedRuns:
@@ -71,11 +73,14 @@ def align_runs(runs: Sequence[LoadedRun]) -> AlignedRuns:
         first.oof.class_names,
         first.metadata["metric"],
         np.stack([run.oof.logits[_order(run, run.oof, first, first.oof)] for run in runs]),
-        np.stack([_test_logits(run, first) for run in runs], axis=1),
+        np.stack([_in_order(run, first, "tests") for run in runs], axis=1),
         first.oof.label,
         first.folds,
         first.oof.group,
         first.oof.is_external,
+        np.stack([_in_order(run, first, "holdouts") for run in runs], axis=1)
+        if all(run.holdouts for run in runs)
+        else None,
     )
 
 
@@ -102,9 +107,10 @@ def _need_same_rows(run: LoadedRun, first: LoadedRun) -> None:
             raise UserError(f"{run.name} and {first.name}: {title} of {image_id} differs; train them on the same input")
 
 
-def _test_logits(run: LoadedRun, first: LoadedRun) -> np.ndarray:
-    """Returns the logits of a run's F folds, F x t x K, in the order of the first run's test images."""
-    return np.stack([part.logits[_order(run, part, first, first.tests[0])] for part in run.tests])
+def _in_order(run: LoadedRun, first: LoadedRun, kind: str) -> np.ndarray:
+    """Returns the logits of a run's F folds, F x t x K, in the order of the first run's test or hold-out images."""
+    wanted = getattr(first, kind)[0]
+    return np.stack([part.logits[_order(run, part, first, wanted)] for part in getattr(run, kind)])
 
 
 def _order(run: LoadedRun, part: Predictions, first: LoadedRun, wanted: Predictions) -> np.ndarray:

@@ -30,6 +30,7 @@ class Blend:
             networks, as it was fitted and judged, and then averaged over the folds.
         plain: Held-out images with averaged logits; ``oof`` itself where the plain mean was taken.
         choice: Which method was asked for, which one was taken, and why.
+        holdout: Images that no fold trained on or was chosen by, combined as ``test``; None where runs have none.
     """
 
     runs: Sequence[LoadedRun]
@@ -38,6 +39,7 @@ class Blend:
     test: Predictions
     plain: Predictions
     choice: Choice
+    holdout: Predictions | None = None
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -47,6 +49,10 @@ class Blend:
     def scores(self) -> dict[str, float]:
         """Scores the blend on the competition's held-out images."""
         return competition_scores(self.oof)
+
+    def holdout_scores(self) -> dict[str, float] | None:
+        """Scores the blend on the hold-out; None where there is none."""
+        return competition_scores(self.holdout) if self.holdout is not None else None
 
 
 def blend_runs(runs: Sequence[LoadedRun], method: str = PLAIN, insist: bool = False) -> Blend:
@@ -69,10 +75,14 @@ def blend_runs(runs: Sequence[LoadedRun], method: str = PLAIN, insist: bool = Fa
     choice = choose(aligned, method, insist)
     plain = average_logits([run.oof for run in runs])
     oof, test = plain, average_logits([run.test for run in runs])
+    held = [run.holdout for run in runs]
+    holdout = average_logits([part for part in held if part is not None]) if all(held) else None
     if choice.taken:
         oof = replace(plain, logits=choice.taken.nested)
         test = replace(test, logits=_combine_folds(choice.taken.combiner, aligned.tests))
-    return Blend(runs, oof, aligned.folds, test, plain, choice)
+        if holdout is not None and aligned.holdouts is not None:
+            holdout = replace(holdout, logits=_combine_folds(choice.taken.combiner, aligned.holdouts))
+    return Blend(runs, oof, aligned.folds, test, plain, choice, holdout)
 
 
 def _combine_folds(combiner: Combiner, tests: np.ndarray) -> np.ndarray:

@@ -5,6 +5,6 @@ is what the bootstrap computes draws with.
 """
 
 from leukofold.metrics.bootstrap import Interval, interval
-from leukofold.metrics.scores import METRICS, score
+from leukofold.metrics.scores import AUC, BINARY_METRICS, METRICS, area_under_curve, metric_titles, score
 
-__all__ = ["METRICS", "Interval", "interval", "score"]
+__all__ = ["AUC", "BINARY_METRICS", "METRICS", "Interval", "area_under_curve", "interval", "metric_titles", "score"]

@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.special import softmax
 from tqdm import tqdm
 
+from leukofold.metrics.scores import AUC
 from leukofold.metrics.weighted import confusion_counts, confusions, from_confusions, macro_auc, rankings
 
 DRAWS_AT_ONCE = 100  # of the bootstrap, to bound memory at tens of thousands of groups
@@ -57,7 +58,7 @@ def interval(
     """Estimates how much a score, or the difference of two, owes to the choice of patients.
 
     Args:
-        metric: A key of ``METRICS``.
+        metric: A key of ``metrics.metric_titles``.
         labels: n class indices.
         logits: n x K.
         groups: n patients.
@@ -70,7 +71,8 @@ def interval(
         The score on all images and its interval.
     """
     group = np.unique(groups, return_inverse=True)[1]
-    scores = [_metrics(labels, each, group) for each in (logits, reference) if each is not None]
+    prepare = _area if metric == AUC else _metrics
+    scores = [prepare(labels, each, group) for each in (logits, reference) if each is not None]
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
         values = [score_of(weights)[metric] for score_of in scores]
@@ -94,7 +96,7 @@ def intervals(
         seed: Of the draws.
 
     Returns:
-        The metrics of ``METRICS``, as ``interval`` has them, and
+        The metrics of ``METRICS`` and, of two classes, of ``BINARY_METRICS``, as ``interval`` has them, and
 
         * ``macro_auc``: mean over the classes present of the area under the ROC curve of the class's softmax
           probability, class against rest; with two classes the binary AUC of class 1. NaN where there is
@@ -104,14 +106,13 @@ def intervals(
           no label of its own, and the key is left out.
     """
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    score_of = _metrics(labels, logits, group)
-    ranked = rankings(labels, softmax(logits.astype(np.float64), axis=1), group)
+    score_of, area_of = _metrics(labels, logits, group), _area(labels, logits, group)
     label = labels[first]
     subjects = np.array_equal(label[group], labels)
     right = pd.DataFrame(logits, dtype=np.float64).groupby(group).mean().to_numpy().argmax(axis=1) == label
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
-        values = {**score_of(weights), "macro_auc": macro_auc(ranked, weights)}
+        values = {**score_of(weights), **area_of(weights)}
         if subjects:
             values["subject_accuracy"] = right @ weights / len(right)
         return values
@@ -154,10 +155,14 @@ def _ends(values: np.ndarray, level: float, groups: int) -> np.ndarray:
     return np.where(unknown, np.nan, ends)
 
 
-def _metrics(
-    labels: np.ndarray, logits: np.ndarray, group: np.ndarray
-) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Returns what takes weights of the groups to every metric of ``METRICS``."""
+def _metrics(labels: np.ndarray, logits: np.ndarray, group: np.ndarray) -> Statistic:
+    """Returns what takes weights of the groups to every metric that predicted classes alone decide."""
     counts = confusion_counts(labels, logits, group)
     known = np.bincount(labels, minlength=logits.shape[1]) > 0
     return lambda weights: from_confusions(confusions(counts, weights), known)
+
+
+def _area(labels: np.ndarray, logits: np.ndarray, group: np.ndarray) -> Statistic:
+    """Returns what takes weights of the groups to the AUC."""
+    ranked = rankings(labels, softmax(logits.astype(np.float64), axis=1), group)
+    return lambda weights: {AUC: macro_auc(ranked, weights)}

@@ -6,7 +6,10 @@ as in the competitions' own data, this is scikit-learn's default.
 """
 
 import numpy as np
+from scipy.special import softmax
 from sklearn import metrics as sk
+
+from leukofold.metrics.weighted import macro_auc, rankings
 
 METRICS = {
     "macro_f1": "macro-F1",
@@ -15,11 +18,30 @@ METRICS = {
     "balanced_accuracy": "balanced accuracy",
     "macro_precision": "macro precision",
     "macro_specificity": "macro specificity",
+    "weighted_precision": "weighted precision",
+    "weighted_recall": "weighted recall",
 }
+
+BINARY_METRICS = {
+    "precision": "precision",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "f1": "F1",
+}
+"""Of two classes only; class 1 is the positive one."""
+
+AUC = "macro_auc"
+"""The one metric of ranks: scored by ``area_under_curve`` and in intervals, not by ``score``."""
+
+
+def metric_titles(classes: int) -> dict[str, str]:
+    """Names every metric that K classes have, for people; of two classes the AUC is no mean."""
+    binary = classes == 2
+    return {**METRICS, **(BINARY_METRICS if binary else {}), AUC: "AUC" if binary else "macro AUC"}
 
 
 def score(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """Scores predictions by every metric of ``METRICS``.
+    """Scores predictions by every metric of ``METRICS`` and, of two classes, of ``BINARY_METRICS``.
 
     Args:
         labels: n class indices.
@@ -27,7 +49,9 @@ def score(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
 
     Returns:
         Metric -> value in [0, 1]. Balanced accuracy is the mean recall of the classes present;
-        macro specificity the mean over classes of TN / (TN + FP).
+        macro specificity the mean over classes of TN / (TN + FP); weighted averages weigh a class by its images, so
+        that weighted recall is the accuracy. Sensitivity is the recall of class 1, specificity that of class 0
+        (Prellberg and Kramer 2019, section 4); 0 where such a class has no image.
     """
     predictions = logits.argmax(axis=1)
     classes = range(logits.shape[1])
@@ -38,14 +62,41 @@ def score(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     false_positives = confusion.sum(axis=0) - np.diag(confusion)
     specificity = 1 - np.divide(false_positives, negatives, out=np.zeros_like(negatives), where=negatives > 0)
 
-    def averaged(function: str, average: str) -> float:
-        return float(getattr(sk, function)(labels, predictions, labels=classes, average=average, zero_division=0))
+    def averaged(average: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns precision, recall and F1; without an average one of each per class."""
+        found = sk.precision_recall_fscore_support(
+            labels, predictions, labels=classes, average=average, zero_division=0
+        )
+        return found[0], found[1], found[2]
 
-    return {
-        "macro_f1": averaged("f1_score", "macro"),
-        "weighted_f1": averaged("f1_score", "weighted"),
+    macro, weighted = averaged("macro"), averaged("weighted")
+    values = {
+        "macro_f1": float(macro[2]),
+        "weighted_f1": float(weighted[2]),
         "accuracy": float(np.mean(labels == predictions)),
         "balanced_accuracy": float(recall.mean()),
-        "macro_precision": averaged("precision_score", "macro"),
+        "macro_precision": float(macro[0]),
         "macro_specificity": float(specificity.mean()),
+        "weighted_precision": float(weighted[0]),
+        "weighted_recall": float(weighted[1]),
     }
+    if len(classes) > 2:
+        return values
+    precisions, recalls, f1s = averaged(None)
+    positive = {"precision": float(precisions[1]), "sensitivity": float(recalls[1])}
+    return {**values, **positive, "specificity": float(recalls[0]), "f1": float(f1s[1])}
+
+
+def area_under_curve(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Scores how predictions rank the images: the value of ``macro_auc`` in ``metrics.bootstrap.intervals``.
+
+    Args:
+        labels: n class indices.
+        logits: n x K.
+
+    Returns:
+        Value in [0, 1]; NaN where there is one class only.
+    """
+    together = np.zeros(len(labels), dtype=np.int64)
+    ranked = rankings(labels, softmax(logits.astype(np.float64), axis=1), together)
+    return float(macro_auc(ranked, np.ones((1, 1)))[0])

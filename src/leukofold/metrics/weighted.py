@@ -33,7 +33,7 @@ def confusions(counts: csr_array, weights: np.ndarray) -> np.ndarray:
 
 
 def from_confusions(confusion: np.ndarray, known: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Computes every metric of ``METRICS`` from confusion matrices.
+    """Computes every metric of ``METRICS``, and of two classes of ``BINARY_METRICS``, from confusion matrices.
 
     Args:
         confusion: m x K x K, rows labels.
@@ -41,22 +41,28 @@ def from_confusions(confusion: np.ndarray, known: np.ndarray | None = None) -> d
             its macro averages; classes that have none anyway count as 0. None: no class drops out.
 
     Returns:
-        Metric -> m values.
+        Metric -> m values; NaN where a metric of one class alone is of a class that drops out.
     """
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     given, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
     total = confusion.sum(axis=(1, 2))[:, None]
     present = given > 0
     counted = present | (True if known is None else ~known)
-    f1 = ratio(2 * hits, given + predicted)
-    return {
+    precision, recall, f1 = ratio(hits, predicted), ratio(hits, given), ratio(2 * hits, given + predicted)
+    values = {
         "macro_f1": f1.mean(axis=1, where=counted),
         "weighted_f1": (f1 * given).sum(axis=1) / total[:, 0],
         "accuracy": hits.sum(axis=1) / total[:, 0],
-        "balanced_accuracy": ratio(hits, given).sum(axis=1) / present.sum(axis=1),
-        "macro_precision": ratio(hits, predicted).mean(axis=1, where=counted),
+        "balanced_accuracy": recall.sum(axis=1) / present.sum(axis=1),
+        "macro_precision": precision.mean(axis=1, where=counted),
         "macro_specificity": 1 - ratio(predicted - hits, total - given).mean(axis=1, where=counted),
+        "weighted_precision": (precision * given).sum(axis=1) / total[:, 0],
+        "weighted_recall": hits.sum(axis=1) / total[:, 0],
     }
+    if confusion.shape[1] > 2:
+        return values
+    of_one = {"precision": (precision, 1), "sensitivity": (recall, 1), "specificity": (recall, 0), "f1": (f1, 1)}
+    return values | {name: np.where(counted[:, k], by_class[:, k], np.nan) for name, (by_class, k) in of_one.items()}
 
 
 def ratio(above: np.ndarray, below: np.ndarray, otherwise: float = 0) -> np.ndarray:

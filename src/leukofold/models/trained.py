@@ -1,8 +1,7 @@
 """The networks that finished folds kept."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
@@ -12,7 +11,10 @@ from safetensors.torch import load_file
 from leukofold.config import Config
 from leukofold.errors import UserError, first_line
 from leukofold.models.classifier import Classifier
-from leukofold.runs import RunFolder
+from leukofold.runs import FoldFolder, RunFolder
+
+if TYPE_CHECKING:
+    from leukofold.handcrafted.classifier import HandcraftedClassifier
 
 
 def trained_config(run: RunFolder, metadata: Mapping[str, Any]) -> Config:
@@ -33,12 +35,14 @@ def trained_config(run: RunFolder, metadata: Mapping[str, Any]) -> Config:
         ) from None
 
 
-def load_network(config: Config, weights: Path, classes: int, device: torch.device) -> Classifier:
-    """Builds a fold's network with the weights that it kept.
+def load_network(
+    config: Config, fold: FoldFolder, classes: int, device: torch.device
+) -> "Classifier | HandcraftedClassifier":
+    """Builds a fold's network with the weights that it kept, or its support vector machine.
 
     Args:
         config: The run's configuration.
-        weights: The fold's file.
+        fold: A complete fold.
         classes: K.
         device: Where it is to compute.
 
@@ -48,11 +52,16 @@ def load_network(config: Config, weights: Path, classes: int, device: torch.devi
     Raises:
         UserError: The file is missing, damaged or of another network.
     """
+    if config.svm is not None:
+        from leukofold.handcrafted.classifier import HandcraftedClassifier  # here, as scikit-image takes seconds
+        from leukofold.handcrafted.svm import SupportVectorMachine
+
+        return HandcraftedClassifier(SupportVectorMachine.load(fold.machine)).eval()
     # nothing frozen: where a network looks is worked out from gradients that reach the backbone
     untrained = config.model.model_copy(update={"pretrained": False, "frozen": ()})
     network = Classifier(untrained, config.image, classes)
     try:
-        network.load_state_dict(load_file(weights))
+        network.load_state_dict(load_file(fold.weights))
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{weights}: not the weights of its run ({first_line(error)})") from None
+        raise UserError(f"{fold.weights}: not the weights of its run ({first_line(error)})") from None
     return network.to(device).eval()

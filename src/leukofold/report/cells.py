@@ -165,5 +165,5 @@ def _heat_row(
         )
         for place, row in enumerate(rows)
     ]
-    backbone = reopened.config.model.backbone.split(".")[0]
+    backbone = reopened.config.model_title.split(".")[0]
     return SheetRow(backbone, f"{what}; {shorten(reopened.run.name, 30)}", shown)

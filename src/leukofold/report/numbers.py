@@ -12,13 +12,23 @@ from sklearn.metrics import confusion_matrix
 from leukofold.blending.combining import Blend, competition_scores
 from leukofold.calibration import Calibration, calibrate
 from leukofold.competitions import get_competition
-from leukofold.metrics import METRICS, Interval
+from leukofold.metrics import AUC, Interval
+from leukofold.metrics import metric_titles as all_titles
 from leukofold.metrics.bootstrap import intervals
 from leukofold.metrics.tables import group_accuracies, per_class
 from leukofold.reopening import ReopenedRun
 from leukofold.runs import Predictions
 
 MEAN = "mean of logits"
+SHOWN = (
+    "macro_f1",
+    "weighted_f1",
+    "accuracy",
+    "balanced_accuracy",
+    "macro_precision",
+    "macro_specificity",
+    AUC,
+)  # what two classes have besides, such as sensitivity, stands in the table of classes
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,8 @@ class Scores:
 
     Attributes:
         name: The run's name, or ``MEAN``.
-        metrics: Metric -> value with its interval, as ``metrics.bootstrap.intervals``.
+        metrics: Metric of ``SHOWN``, or subject accuracy -> value with its interval, as
+            ``metrics.bootstrap.intervals``.
         folds: Fold -> the headline metric on its images alone.
     """
 
@@ -96,8 +107,9 @@ class Numbers:
 
 
 def metric_titles(classes: int) -> dict[str, str]:
-    """Returns metric -> its name for people; of two classes the AUC is no mean."""
-    return {**METRICS, "macro_auc": "macro AUC" if classes > 2 else "AUC", "subject_accuracy": "subject accuracy"}
+    """Returns metric -> its name for people, of the metrics that a report shows."""
+    titles = all_titles(classes)
+    return {**{metric: titles[metric] for metric in SHOWN}, "subject_accuracy": "subject accuracy"}
 
 
 def collect_numbers(blend: Blend, reopened: Sequence[ReopenedRun]) -> Numbers:
@@ -144,7 +156,8 @@ def _scores(name: str, oof: Predictions, folds: np.ndarray, metric: str, has_pat
     labels, logits, groups, own = _own_rows(oof)
     per_fold = {int(k): competition_scores(oof, folds == k)[metric] for k in np.unique(folds[own])}
     found = intervals(labels, logits, groups)
-    metrics = {key: value for key, value in found.items() if has_patients or key != "subject_accuracy"}
+    shown = (*SHOWN, "subject_accuracy") if has_patients else SHOWN
+    metrics = {key: value for key, value in found.items() if key in shown}
     return Scores(name, metrics, per_fold)
 
 
@@ -155,7 +168,7 @@ def _cost(reopened: ReopenedRun, history: Mapping[int, pd.DataFrame]) -> dict[st
     machines = sorted({f"{made['processes']} x {made['device'].upper()}" for made in run.provenance.values()})
     return {
         "run": run.name,
-        "backbone": reopened.config.model.backbone,
+        "backbone": reopened.config.model_title,
         "parameters": sum(weight.numel() for weight in weights),
         "size": reopened.config.image.size,
         "folds": len(history),

@@ -1,88 +1,41 @@
-"""What a study is: axes of levels, whose product is a grid of runs, and the published values beside them.
+"""A study's grid: the product of its levels as runs, each with its configuration, and the published values beside them.
 
-A study is one YAML file below ``configs/studies/``; every key is explained in ``Study``. Files it names are
-looked for beside it.
+A study is one YAML file below ``configs/studies/``; every key is explained in ``leukofold.studies.schema.Study``. Files
+it names are looked for beside it.
 """
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
 
 from leukofold.blending.loading import STUDIES
+from leukofold.competitions import get_competition
 from leukofold.config import Config, load_config, run_name
-from leukofold.errors import UserError, suggest
-from leukofold.layers import Section, load_layers
-from leukofold.metrics import METRICS
-
-View = Literal["single", "tta"]
-
-ENSEMBLE = "ensemble"
-"""The level of the ensemble's axis under which its rows stand."""
-
-RESULT_COLUMNS = (
-    "views",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "std",
-    "published",
-    "folds",
-    "images",
-    "split_by",
-    "rendered",
-    "runs",
-)
-"""Columns of ``table.csv`` after the axes, so no axis can have such a name."""
-
-Files = Annotated[tuple[Path, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+from leukofold.errors import UserError
+from leukofold.layers import load_layers
+from leukofold.metrics import BINARY_METRICS, metric_titles
+from leukofold.studies.schema import ENSEMBLE, UNLABELLED_NAME, VIEWS, Study, need_known
 
 
-class Level(Section):
-    """What one level of an axis changes."""
+@dataclass(frozen=True)
+class Published:
+    """A published value; None: not told.
 
-    config: Files = Field((), description="configuration file, or a list of them, laid over the base")
-    set: dict[str, Any] = Field({}, description="dotted keys and their values; they win over all files")
+    Attributes:
+        mean: The value, or its mean over seeds or folds.
+        std: Its standard deviation.
+        min: The lowest one.
+        max: The highest one.
+    """
 
-    @model_validator(mode="before")
-    @classmethod
-    def _name_known_keys(cls, given: Any) -> Any:
-        """Refuses unknown keys here: behind names of the user's choice, the layers cannot tell the known ones."""
-        for key in given if isinstance(given, dict) else ():
-            if key not in cls.model_fields:
-                raise ValueError(f"unknown key '{key}'; {suggest(str(key), list(cls.model_fields))}")
-        return given
-
-
-class Study(Section):
-    """A grid of configurations and how its results are told."""
-
-    title: str = Field("", description="printed over the table; empty: the study's name")
-    note: str = Field("", description="printed under the title")
-    base: Files = Field((), description="configurations under every run")
-    set: dict[str, Any] = Field({}, description="dotted keys of every run and their values; levels win over them")
-    axes: dict[str, dict[str, Level]] = Field({}, description="axis -> level -> what it changes; runs are the product")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="values of training.seed")
-    ensemble: str | None = Field(None, description="axis whose levels' logits are averaged, in rows of their own")
-    views: tuple[View, ...] = Field(("single", "tta"), min_length=1, description="without and with TTA")
-    metrics: tuple[str, ...] = Field(("macro_f1",), min_length=1, description="of leukofold.metrics; headline first")
-    compare: tuple[str, ...] = Field((), description="axes whose levels are compared with their first one, in pairs")
-    published: tuple[dict[str, Any], ...] = Field(
-        (), description="rows of a publication: a level for each axis, views, and values of metrics"
-    )
-
-    @model_validator(mode="after")
-    def _levels_are_names(self) -> "Study":
-        """Makes names of the levels in published rows, where YAML reads a number."""
-        for row in self.published:
-            row.update({axis: str(row[axis]) for axis in self.axes if axis in row})
-        return self
+    mean: float | None = None
+    std: float | None = None
+    min: float | None = None
+    max: float | None = None
 
 
 @dataclass(frozen=True)
@@ -126,11 +79,17 @@ class Grid:
         fixed = {axis: level for axis, level in levels.items() if (axis, level) != (self.study.ensemble, ENSEMBLE)}
         return [run for run in self.runs if run.seed == seed and fixed.items() <= run.levels.items()]
 
-    def published(self, levels: Mapping[str, str], view: str, metric: str) -> float | None:
-        """Returns the published value of a row; None where there is none."""
-        key = {**levels, "views": view}
+    @property
+    def titles(self) -> dict[str, str]:
+        """Metric -> its name for people."""
+        return metric_titles(len(get_competition(self.runs[0].config.data.competition).class_names))
+
+    def published(self, levels: Mapping[str, str], on: str, view: str, metric: str) -> Published:
+        """Returns the published value of a row, of which nothing may be told."""
+        key = {**levels, "on": on, VIEWS: view}
         row = next((row for row in self.study.published if key.items() <= row.items()), {})
-        return row.get(metric)
+        value = row.get(metric)
+        return Published(**value) if isinstance(value, dict) else Published(value)
 
     def select(self, only: Sequence[str]) -> list[StudyRun]:
         """Chooses the runs to train.
@@ -147,8 +106,8 @@ class Grid:
         wanted: dict[str, set[str]] = {}
         for word in only:
             axis, _, level = word.partition("=")
-            _need_known(f"--only {word}: axis", axis, list(self.study.axes))
-            _need_known(f"--only {word}: level of {axis}", level, list(self.study.axes[axis]))
+            need_known(f"--only {word}: axis", axis, list(self.study.axes))
+            need_known(f"--only {word}: level of {axis}", level, list(self.study.axes[axis]))
             wanted.setdefault(axis, set()).add(level)
         return [run for run in self.runs if all(run.levels[axis] in levels for axis, levels in wanted.items())]
 
@@ -178,8 +137,7 @@ def load_study(
         UserError: A file is missing, a key or a name is unknown, a value does not fit, or two runs are the same.
     """
     study = load_layers(Study, [path])
-    _check_names(study, path)
-    _check_results(study, path)
+    study.check(path)
     name = name or run_name([path])
     name = name if name.startswith(STUDIES) else f"{STUDIES}{name}"  # where blending does not look by itself
     runs: list[StudyRun] = []
@@ -193,6 +151,7 @@ def load_study(
             raise UserError(
                 f"{path}: {one.name} and {other.name} have the same configuration; their levels differ in nothing"
             )
+    _check_runs(study, path, runs)
     return Grid(name, study, tuple(runs))
 
 
@@ -221,64 +180,21 @@ def _as_yaml(value: Any) -> str:
     return yaml.safe_dump([value], default_flow_style=True, width=float("inf"), sort_keys=False).strip()[1:-1]
 
 
-def _check_names(study: Study, path: Path) -> None:
-    """Refuses names of axes and levels that cannot be told apart from others, or make no folder's name."""
-    if not study.axes:
-        raise UserError(f"{path}: axes: name at least one axis, and its levels")
-    for axis, levels in study.axes.items():
-        if not levels:
-            raise UserError(f"{path}: axes.{axis}: name at least one level")
-        for name in (axis, *levels):
-            if not re.fullmatch(r"[a-z0-9_]+", name):
-                raise UserError(f"{path}: axes.{axis}: '{name}' is no name; take lower-case letters, digits and _")
-        if axis in (*RESULT_COLUMNS, *METRICS):
-            raise UserError(f"{path}: axes.{axis}: the table has a column of that name; choose another")
-        if ENSEMBLE in levels:
-            raise UserError(f"{path}: axes.{axis}: '{ENSEMBLE}' is the name of averaged runs; choose another")
-    for key, axes in (("ensemble", [study.ensemble] if study.ensemble else []), ("compare", study.compare)):
-        for axis in axes:
-            _need_known(f"{path}: {key}: axis", axis, list(study.axes))
-
-
-def _check_results(study: Study, path: Path) -> None:
-    """Refuses metrics that are unknown, repetitions, and published rows that are no rows of the table."""
-    for metric in study.metrics:
-        _need_known(f"{path}: metrics: metric", metric, list(METRICS))
-    for key in ("seeds", "views", "metrics", "compare"):
-        values = getattr(study, key)
-        if len(set(values)) < len(values):
-            raise UserError(f"{path}: {key}: a value stands twice; keep one of each")
-    settings = {"set": study.set}
-    settings |= {
-        f"axes.{axis}.{n}.set": level.set for axis, levels in study.axes.items() for n, level in levels.items()
-    }
-    for where, values in settings.items():
-        if "training.seed" in values:
-            raise UserError(f"{path}: {where}: training.seed is not set here; name the seeds under seeds:")
-    seen: list[dict[str, Any]] = []
-    for number, row in enumerate(study.published, start=1):
-        where = f"{path}: published row {number}:"
-        columns = {
-            axis: [*levels, *([ENSEMBLE] if axis == study.ensemble else [])] for axis, levels in study.axes.items()
-        }
-        columns["views"] = list(study.views)
-        for column, known in columns.items():
-            if column not in row:
-                raise UserError(f"{where} no '{column}'; a row names a level of every axis, and its views")
-            _need_known(f"{where} level of {column}", str(row[column]), known)
-        place = {column: row[column] for column in columns}
-        if place in seen:
-            raise UserError(f"{where} an earlier row has the same levels and views; keep one of them")
-        seen.append(place)
-        for metric, value in row.items():
-            if metric in columns:
-                continue
-            _need_known(f"{where} key", metric, [*columns, *study.metrics])
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise UserError(f"{where} {metric}: expected a number from 0 to 1, got {value!r}")
-
-
-def _need_known(what: str, name: str, known: Sequence[str]) -> None:
-    """Refuses a name that is not known, with the nearest known one."""
-    if name not in known:
-        raise UserError(f"{what} '{name}' is unknown; {suggest(name, known)}")
+def _check_runs(study: Study, path: Path, runs: Sequence[StudyRun]) -> None:
+    """Refuses what the runs' data do not have: two classes, a hold-out, splits and classes."""
+    binary = [metric for metric in study.metrics if metric in BINARY_METRICS]
+    for name in dict.fromkeys(run.config.data.competition for run in runs if binary):
+        classes = len(get_competition(name).class_names)
+        if classes != 2:
+            raise UserError(f"{path}: metrics: {binary[0]} is of two classes, {name} has {classes}; take another one")
+    if "holdout" in study.on and not any(run.config.folds.holdout for run in runs):
+        raise UserError(f"{path}: on: holdout: no run has a hold-out; set folds.holdout")
+    for part in study.composition:
+        competition = get_competition(runs[0].config.data.competition)
+        where = f"{path}: composition: {part.part}:"
+        for split in part.splits:
+            need_known(f"{where} split", split, competition.published_counts)
+        for class_name in part.groups:
+            need_known(f"{where} class", class_name, competition.class_names)
+        for class_name in part.images:
+            need_known(f"{where} class", class_name, [*competition.class_names, UNLABELLED_NAME])

@@ -1,50 +1,30 @@
 """What a study found: each row's scores with their uncertainty, and levels compared in pairs.
 
-Scores are of the competition's images out of fold, over all complete folds. With one seed the uncertainty is the
-choice of patients (bootstrap, ``leukofold.metrics.interval``), with several it is the seed's.
+Scores are of the competition's images, out of fold or of the hold-out, over all complete folds. With one seed the
+uncertainty is the choice of patients (bootstrap, ``leukofold.metrics.interval``), or the folds' where each is scored
+alone; with several it is the seed's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
-from leukofold.blending.combining import blend_runs
-from leukofold.blending.loading import LoadedRun, load_run
-from leukofold.corrections import LEAKING_LISTS
-from leukofold.errors import UserError
-from leukofold.metrics import Interval, interval, score
+from leukofold.metrics import Interval, interval
 from leukofold.processes import available_cores
-from leukofold.runs import RUNS, RunFolder
-from leukofold.studies.grid import Grid, StudyRun
+from leukofold.runs import RUNS, Predictions
+from leukofold.studies.composition import Composition, count_composition
+from leukofold.studies.grid import Grid
+from leukofold.studies.schema import ENSEMBLE, VIEWS, View
+from leukofold.studies.scoring import AllScored, Scored, labelled_logits, score_all, scores_of
 
-Levels = tuple[str, ...]  # one for each axis, in the order of the axes
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The competition's images that one row scored under one seed, ordered by id.
-
-    Attributes:
-        image_id: n ids.
-        label: n class indices.
-        group: n groups.
-        logits: View -> n x K.
-        folds: The complete folds.
-        split_by: What the folds keep whole.
-        rendered: Whether the images are.
-    """
-
-    image_id: np.ndarray
-    label: np.ndarray
-    group: np.ndarray
-    logits: dict[str, np.ndarray]
-    folds: tuple[int, ...]
-    split_by: str
-    rendered: bool
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -52,16 +32,45 @@ class Value:
     """A number with its uncertainty.
 
     Attributes:
-        value: The number, the mean over seeds.
-        low: Lower end of its 95 % interval; None where there are several seeds, or it was not asked for.
+        value: The number, the mean over seeds or folds.
+        low: Lower end of its 95 % interval; None where there are several seeds or folds, or it was not asked for.
         high: Upper end.
-        std: Standard deviation over seeds (n - 1); None for one seed.
+        std: Standard deviation over seeds or folds (n - 1); None for one.
+        lowest: The lowest over seeds or folds; None for one.
+        highest: The highest.
     """
 
     value: float
     low: float | None = None
     high: float | None = None
     std: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands.
+
+    Attributes:
+        on: Scored out of fold or on the hold-out.
+        view: Without or with TTA.
+        levels: Axis -> level.
+    """
+
+    on: str
+    view: View
+    levels: dict[str, str]
+
+    def level(self, axis: str) -> str:
+        """Returns the level of an axis, or the view."""
+        return self.view if axis == VIEWS else self.levels[axis]
+
+    def moved(self, axis: str, level: Any) -> "Place":
+        """Returns the row of another level of an axis, or of another view."""
+        if axis == VIEWS:
+            return replace(self, view=level)
+        return replace(self, levels={**self.levels, axis: level})
 
 
 @dataclass(frozen=True)
@@ -69,19 +78,17 @@ class Row:
     """One row of the table.
 
     Attributes:
-        levels: Axis -> level.
-        view: Without or with TTA.
-        values: Metric -> value; empty where nothing has run.
+        place: Its levels, its view and what it is scored on.
+        values: Metric -> value; empty where nothing has run, or the runs have no hold-out.
         folds: Complete folds, over all seeds.
-        folds_wanted: Folds, over all seeds.
+        folds_wanted: Folds, over all seeds; 0 where the runs have no hold-out to be scored on.
         images: Images scored under one seed.
         split_by: What the folds keep whole.
         rendered: Whether the images are; None where nothing has run.
         runs: The runs' names.
     """
 
-    levels: dict[str, str]
-    view: str
+    place: Place
     values: dict[str, Value]
     folds: int
     folds_wanted: int
@@ -98,25 +105,45 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A level against the first one of its axis, on the same images.
+    """A level against the first one of its axis, or a view against the first one, on the same images.
 
     Attributes:
-        axis: The axis.
-        levels: Axis -> level of the row compared.
-        reference: The first level of the axis.
-        view: Without or with TTA.
+        axis: The axis, or ``views``.
+        place: The row compared.
+        reference: The first level of the axis, or the first view.
         value: The row's headline metric.
         reference_value: The first level's.
         difference: The row's minus the first level's.
+        p: Of a one-sided Mann-Whitney U test over seeds: how likely the first level is so much better by chance
+            (Prellberg and Kramer 2019, section 4.4). None for one seed.
     """
 
     axis: str
-    levels: dict[str, str]
+    place: Place
     reference: str
-    view: str
     value: float
     reference_value: float
     difference: Value
+    p: float | None
+
+
+@dataclass(frozen=True)
+class Best:
+    """The single run with the best headline metric.
+
+    Attributes:
+        run: Its name.
+        place: Its row.
+        value: Its headline metric.
+        among: Number of runs it was chosen from: see ``_best``.
+        scored: Its images.
+    """
+
+    run: str
+    place: Place
+    value: float
+    among: int
+    scored: Scored
 
 
 @dataclass(frozen=True)
@@ -125,14 +152,18 @@ class Results:
 
     Attributes:
         grid: The study.
-        rows: By view, then by levels.
+        rows: By what they are scored on, by view, then by levels.
         comparisons: By axis, then as the rows.
+        composition: The data counted; None where the study does not ask for it.
+        best: The run to be looked at; None where nothing has run.
         remarks: What is to be known of some runs, a line each.
     """
 
     grid: Grid
     rows: list[Row]
     comparisons: list[Comparison]
+    composition: Composition | None = None
+    best: Best | None = None
     remarks: list[str] = field(default_factory=list)
 
 
@@ -142,184 +173,152 @@ def collect_results(grid: Grid, root: Path = RUNS, progress: bool = True) -> Res
     Args:
         grid: The study.
         root: Where runs lie.
-        progress: Whether to show a progress bar.
+        progress: Whether to show progress bars.
 
     Returns:
         Rows for every combination of levels, also those that have not run.
     """
     remarks: list[str] = []
-    scored = _score_all(grid, root, remarks)
-    rows = [(levels, view) for view in grid.study.views for levels in grid.combinations()]
-    pairs = list(_pairs(grid, scored))
-    tasks: list[Callable[[], Value]] = [_headline(grid, scored, levels, view) for levels, view in rows]
-    tasks += [_difference(grid, scored, *pair) for pair in pairs]
-    with ThreadPoolExecutor(available_cores()) as pool:  # NumPy draws and multiplies without the interpreter's lock
-        done = pool.map(lambda task: task(), tasks)
-        values = list(tqdm(done, "bootstrap", len(tasks), leave=False, disable=not progress))
-    headlines, differences = values[: len(rows)], values[len(rows) :]
+    study = grid.study
+    scored = score_all(grid, root, remarks)
+    places = [Place(on, view, levels) for on in study.on for view in study.views for levels in grid.combinations()]
+    compared = [(axis, place) for axis in study.compare for place in places if _paired(grid, scored, axis, place)]
     return Results(
         grid,
-        [_row(grid, scored, *row, headline) for row, headline in zip(rows, headlines, strict=True)],
-        [_comparison(grid, scored, *pair, value) for pair, value in zip(pairs, differences, strict=True)],
+        _each(lambda place: _row(grid, scored, place), places, "scores", progress),
+        _each(lambda pair: _comparison(grid, scored, *pair), compared, "comparisons", progress),
+        count_composition(study.composition, grid.runs[0].config.data) if study.composition else None,
+        _best(grid, scored),
         remarks,
     )
 
 
-AllScored = Mapping[tuple[Levels, int], Scored]  # combination of levels, seed -> what it scored
+def _each(function: Callable[[Item], Found], items: Sequence[Item], title: str, progress: bool) -> list[Found]:
+    """Computes something of each item, on all cores: NumPy draws and multiplies without the interpreter's lock."""
+    with ThreadPoolExecutor(available_cores()) as pool:
+        return list(tqdm(pool.map(function, items), title, len(items), leave=False, disable=not progress))
 
 
-def _score_all(grid: Grid, root: Path, remarks: list[str]) -> AllScored:
-    """Loads every run, averages the ensembles, and keeps the competition's images of each."""
-    loaded = {run.name: found for run in grid.runs if (found := _load(run, root, remarks)) is not None}
-    scored: dict[tuple[Levels, int], Scored] = {}
-    for levels in grid.combinations():
-        for seed in grid.study.seeds:
-            members = grid.members(levels, seed)
-            runs = [loaded[run.name] for run in members if run.name in loaded]
-            if len(runs) < len(members) or len({tuple(set(run.folds.tolist())) for run in runs}) > 1:
-                continue
-            try:
-                scored[tuple(levels.values()), seed] = _keep_own(runs)
-            except UserError as error:
-                remarks.append(f"no ensemble: {error}")
-    return scored
+def _seeds(grid: Grid, scored: AllScored, place: Place) -> list[Scored]:
+    """Returns what a row scored under each seed that has run."""
+    keys = [(place.on, tuple(place.levels.values()), seed) for seed in grid.study.seeds]
+    return [scored[key] for key in keys if key in scored]
 
 
-def _load(run: StudyRun, root: Path, remarks: list[str]) -> LoadedRun | None:
-    """Loads a run; None where it has no complete fold or its files do not belong together."""
-    folder = RunFolder(run.name, root)
-    if not folder.complete_folds():
-        return None
-    try:
-        loaded = load_run(folder)
-    except UserError as error:
-        remarks.append(str(error))
-        return None
-    if loaded.metadata["config_digest"] != run.config.digest():
-        remarks.append(f"{run.name}: trained with other settings than the study's now")
-    if loaded.metadata.get("label_lists") == "all folds":
-        remarks.append(f"{run.name}: {LEAKING_LISTS}")
-    return loaded
+def _parts(grid: Grid, scored: Scored) -> tuple[Predictions, ...]:
+    """Returns what of a row is scored at a time."""
+    return scored.parts if grid.study.over == "folds" else (scored.pooled,)
 
 
-def _keep_own(runs: Sequence[LoadedRun]) -> Scored:
-    """Averages runs, and keeps the competition's images in the order of their ids."""
-    oof = blend_runs(runs).oof
-    assert oof.label is not None
-    kept = np.flatnonzero(~oof.is_external)
-    kept = kept[np.argsort(oof.image_id[kept])]
-    return Scored(
-        oof.image_id[kept],
-        oof.label[kept],
-        oof.group[kept],
-        {"single": oof.single_view[kept], "tta": oof.logits[kept]},
-        tuple(sorted(set(runs[0].folds.tolist()))),
-        str(runs[0].metadata["split_by"]),
-        bool(runs[0].metadata["rendered"]),
+def _by_seed(grid: Grid, found: Sequence[Scored], view: str, metric: str) -> list[list[float]]:
+    """Scores each part of each seed."""
+    return [[scores_of(part, view, [metric])[metric] for part in _parts(grid, each)] for each in found]
+
+
+def _spread(by_seed: Sequence[Sequence[float]], seeds: int) -> Value:
+    """Returns mean, deviation and range: over the parts of the one seed that is wanted, or over the seeds' means."""
+    values = by_seed[0] if seeds == 1 else [float(np.mean(parts)) for parts in by_seed]
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Value(mean)
+    return Value(mean, std=float(np.std(values, ddof=1)), lowest=min(values), highest=max(values))
+
+
+def _row(grid: Grid, scored: AllScored, place: Place) -> Row:
+    """Scores a row."""
+    found, seeds = _seeds(grid, scored, place), grid.study.seeds
+    members = [run for seed in seeds for run in grid.members(place.levels, seed)]
+    folds = members[0].config.folds
+    scorable = place.on == "folds" or folds.holdout is not None
+    values: dict[str, Value] = {}
+    if found:
+        by_part = [[scores_of(part, place.view, grid.study.metrics) for part in _parts(grid, each)] for each in found]
+        for metric in grid.study.metrics:
+            values[metric] = _spread([[part[metric] for part in parts] for parts in by_part], len(seeds))
+        if len(seeds) == 1 and grid.study.over == "pooled":
+            metric, pooled = grid.study.metrics[0], found[0].pooled
+            values[metric] = _with_interval(interval(metric, *labelled_logits(pooled, place.view), pooled.group))
+    return Row(
+        place,
+        values,
+        sum(len(each.folds) for each in found),
+        len(folds.numbers) * len(seeds) if scorable else 0,
+        max((len(each.pooled.image_id) for each in found), default=0),
+        found[0].metadata["split_by"] if found else folds.by,
+        found[0].metadata["rendered"] if found else None,
+        tuple(run.name for run in members),
     )
-
-
-def _seeds(grid: Grid, scored: AllScored, levels: Mapping[str, str]) -> list[Scored]:
-    """Returns what a combination of levels scored under each seed that has run."""
-    key = tuple(levels.values())
-    return [scored[key, seed] for seed in grid.study.seeds if (key, seed) in scored]
-
-
-def _headline(grid: Grid, scored: AllScored, levels: Mapping[str, str], view: str) -> Callable[[], Value]:
-    """Prepares the value of the headline metric."""
-    metric, found = grid.study.metrics[0], _seeds(grid, scored, levels)
-
-    def compute() -> Value:
-        if len(found) == 1 and len(grid.study.seeds) == 1:
-            (one,) = found
-            return _with_interval(interval(metric, one.label, one.logits[view], one.group))
-        return _over_seeds([score(each.label, each.logits[view])[metric] for each in found])
-
-    return compute
-
-
-def _difference(grid: Grid, scored: AllScored, axis: str, levels: Mapping[str, str], view: str) -> Callable[[], Value]:
-    """Prepares the difference of the headline metric to the axis' first level."""
-    metric, pairs = grid.study.metrics[0], _paired(grid, scored, axis, levels)
-
-    def compute() -> Value:
-        if len(pairs) == 1 and len(grid.study.seeds) == 1:
-            ((one, other),) = pairs
-            reference = other.logits[view]
-            return _with_interval(interval(metric, one.label, one.logits[view], other.group, reference))
-        values = [[score(each.label, each.logits[view])[metric] for each in pair] for pair in pairs]
-        return _over_seeds([one - other for one, other in values])
-
-    return compute
 
 
 def _with_interval(found: Interval) -> Value:
     return Value(found.value, *((found.low, found.high) if found.known else (None, None)))
 
 
-def _over_seeds(values: Sequence[float]) -> Value:
-    """Returns mean and standard deviation; not a number where there is no value."""
-    if not values:
-        return Value(float("nan"))
-    return Value(float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else None)
-
-
-def _pairs(grid: Grid, scored: AllScored) -> list[tuple[str, dict[str, str], str]]:
-    """Finds the rows that can be compared: axis, levels and view."""
-    return [
-        (axis, levels, view)
-        for axis in grid.study.compare
-        for view in grid.study.views
-        for levels in grid.combinations()
-        if levels[axis] != _first(grid, axis) and _paired(grid, scored, axis, levels)
-    ]
-
-
-def _paired(grid: Grid, scored: AllScored, axis: str, levels: Mapping[str, str]) -> list[tuple[Scored, Scored]]:
-    """Pairs a row with its axis' first level, for each seed under which both scored the same images."""
-    one, other = tuple(levels.values()), tuple({**levels, axis: _first(grid, axis)}.values())
-    both = [
-        (scored[one, seed], scored[other, seed])
-        for seed in grid.study.seeds
-        if {(one, seed), (other, seed)} <= set(scored)
-    ]
-    return [
-        (a, b)
-        for a, b in both
-        if np.array_equal(a.image_id, b.image_id) and np.array_equal(a.label, b.label) and a.rendered == b.rendered
-    ]
-
-
 def _first(grid: Grid, axis: str) -> str:
-    """Returns the first level of an axis."""
-    return next(iter(grid.study.axes[axis]))
+    """Returns the first level of an axis, or the first view."""
+    return grid.study.views[0] if axis == VIEWS else next(iter(grid.study.axes[axis]))
 
 
-def _row(grid: Grid, scored: AllScored, levels: dict[str, str], view: str, headline: Value) -> Row:
-    """Puts a row together."""
-    found = _seeds(grid, scored, levels)
-    members = [run for seed in grid.study.seeds for run in grid.members(levels, seed)]
-    scores = [score(each.label, each.logits[view]) for each in found]
-    values = {metric: _over_seeds([each[metric] for each in scores]) for metric in grid.study.metrics}
-    return Row(
-        levels,
-        view,
-        {**values, grid.study.metrics[0]: headline} if found else {},
-        sum(len(each.folds) for each in found),
-        len(members[0].config.folds.numbers) * len(grid.study.seeds),
-        max((len(each.image_id) for each in found), default=0),
-        found[0].split_by if found else members[0].config.folds.by,
-        found[0].rendered if found else None,
-        tuple(run.name for run in members),
-    )
+def _paired(grid: Grid, scored: AllScored, axis: str, place: Place) -> list[tuple[Scored, Scored]]:
+    """Pairs a row with its axis' first level, for each seed under which both scored the same images."""
+    first = _first(grid, axis)
+    if place.level(axis) == first:
+        return []
+    keys = [
+        [(row.on, tuple(row.levels.values()), seed) for row in (place, place.moved(axis, first))]
+        for seed in grid.study.seeds
+    ]
+    both = [(scored[one], scored[other]) for one, other in keys if one in scored and other in scored]
+    return [
+        (a, b) for a, b in both if _same_images(a.pooled, b.pooled) and a.metadata["rendered"] == b.metadata["rendered"]
+    ]
 
 
-def _comparison(
-    grid: Grid, scored: AllScored, axis: str, levels: dict[str, str], view: str, difference: Value
-) -> Comparison:
-    """Puts a comparison together."""
-    metric, pairs = grid.study.metrics[0], _paired(grid, scored, axis, levels)
-    value, reference = (
-        float(np.mean([score(pair[i].label, pair[i].logits[view])[metric] for pair in pairs])) for i in (0, 1)
-    )
-    return Comparison(axis, levels, _first(grid, axis), view, value, reference, difference)
+def _same_images(one: Predictions, other: Predictions) -> bool:
+    """Tells whether two rows scored the same images under the same labels."""
+    assert one.label is not None
+    assert other.label is not None
+    return np.array_equal(one.image_id, other.image_id) and np.array_equal(one.label, other.label)
+
+
+def _comparison(grid: Grid, scored: AllScored, axis: str, place: Place) -> Comparison:
+    """Compares a row with its axis' first level."""
+    metric, first = grid.study.metrics[0], _first(grid, axis)
+    pairs, seeds = _paired(grid, scored, axis, place), len(grid.study.seeds)
+    views = (place.view, place.moved(axis, first).view)
+    ones, others = (_by_seed(grid, [pair[i] for pair in pairs], views[i], metric) for i in (0, 1))
+    if seeds == 1 and grid.study.over == "pooled":
+        one, other = (pair.pooled for pair in pairs[0])
+        reference = labelled_logits(other, views[1])[1]
+        found = interval(metric, *labelled_logits(one, views[0]), other.group, reference)
+        difference = _with_interval(found)
+    elif seeds == 1 and not all(map(_same_images, *(pair.parts for pair in pairs[0]))):
+        difference = Value(float(np.mean(ones) - np.mean(others)))  # folds of another split are no pairs
+    else:
+        difference = _spread([np.subtract(a, b).tolist() for a, b in zip(ones, others, strict=True)], seeds)
+    means = [[float(np.mean(parts)) for parts in values] for values in (ones, others)]
+    p = float(mannwhitneyu(means[1], means[0], alternative="greater").pvalue) if len(pairs) > 1 else None
+    return Comparison(axis, place, first, float(np.mean(means[0])), float(np.mean(means[1])), difference, p)
+
+
+def _best(grid: Grid, scored: AllScored) -> Best | None:
+    """Finds the single run with the best headline metric, of the hold-out if there is one, with TTA if there is.
+
+    Runs whose patients cross folds are passed over if there are others, and so are those with fewer folds.
+    """
+    metric: str = grid.study.metrics[0]
+    view: View = "tta" if "tta" in grid.study.views else "single"
+    on = "holdout" if any(key[0] == "holdout" for key in scored) else "folds"
+    runs = {key: found for key, found in scored.items() if key[0] == on and ENSEMBLE not in key[1]}
+    ranks = {key: (found.metadata["split_by"] != "image", len(found.folds)) for key, found in runs.items()}
+    values = {
+        key: scores_of(found.pooled, view, [metric])[metric]
+        for key, found in runs.items()
+        if ranks[key] == max(ranks.values())
+    }
+    if not values:
+        return None
+    _, levels, seed = best = max(values, key=lambda key: values[key])
+    place = Place(on, view, dict(zip(grid.study.axes, levels, strict=True)))
+    (run,) = grid.members(place.levels, seed)
+    return Best(run.name, place, values[best], len(values), runs[best])

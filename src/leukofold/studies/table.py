@@ -6,13 +6,14 @@ from pathlib import Path
 import pandas as pd
 
 from leukofold.files import write_text
-from leukofold.metrics import METRICS
 from leukofold.runs import RUNS
-from leukofold.studies.grid import RESULT_COLUMNS
-from leukofold.studies.results import Comparison, Results, Row, Value
+from leukofold.studies.composition import Composition
+from leukofold.studies.grid import Published
+from leukofold.studies.results import Comparison, Place, Results, Row, Value
+from leukofold.studies.schema import RESULT_COLUMNS, VIEWS
 
 NOTHING = "-"
-TITLES = {"single": "no TTA", "tta": "TTA"}
+TITLES = {"single": "no TTA", "tta": "TTA", "folds": "out of fold", "holdout": "hold-out"}
 
 
 def write_tables(results: Results, root: Path = RUNS) -> tuple[Path, Path]:
@@ -32,18 +33,22 @@ def write_tables(results: Results, root: Path = RUNS) -> tuple[Path, Path]:
 
 
 def to_csv(results: Results) -> str:
-    """Writes one row per levels, view and metric; fields without value are empty."""
+    """Writes one row per levels, what is scored on, view and metric; fields without value are empty."""
     records = []
     for row in results.rows:
         for metric in results.grid.study.metrics:
-            value = row.values.get(metric)
+            value, published = row.values.get(metric), _published(results, row.place, metric)
             records.append(
                 {
-                    **row.levels,
-                    "views": row.view,
+                    **row.place.levels,
+                    "on": row.place.on,
+                    "views": row.place.view,
                     "metric": metric,
-                    **({"value": value.value, "low": value.low, "high": value.high, "std": value.std} if value else {}),
-                    "published": results.grid.published(row.levels, row.view, metric),
+                    **(_columns(value) if value else {}),
+                    "published": published.mean,
+                    "published_std": published.std,
+                    "published_min": published.min,
+                    "published_max": published.max,
                     "folds": f"{row.folds}/{row.folds_wanted}",
                     "images": row.images,
                     "split_by": row.split_by,
@@ -56,16 +61,34 @@ def to_csv(results: Results) -> str:
 
 
 def to_markdown(results: Results) -> str:
-    """Writes title, note, warnings, the table, and a table for each comparison."""
+    """Writes title, note, warnings, the table, a table for each comparison, and the data counted."""
     study = results.grid.study
     parts = [f"# {study.title or results.grid.name}"]
     parts += [study.note.strip()] if study.note.strip() else []
     parts += [*_warnings(results.rows), _main_table(results), _legend(results)]
     for axis in study.compare:
         found = [comparison for comparison in results.comparisons if comparison.axis == axis]
-        parts += [_comparison_table(found, METRICS[study.metrics[0]])] if found else []
+        parts += [_comparison_table(results, found)] if found else []
+    parts += [_composition_table(results.composition)] if results.composition else []
     parts += ["\n".join(f"- {remark}" for remark in results.remarks)] if results.remarks else []
     return "\n\n".join(parts) + "\n"
+
+
+def _columns(value: Value) -> dict[str, float | None]:
+    """Returns a value's columns of the CSV."""
+    return {
+        "value": value.value,
+        "low": value.low,
+        "high": value.high,
+        "std": value.std,
+        "min": value.lowest,
+        "max": value.highest,
+    }
+
+
+def _published(results: Results, place: Place, metric: str) -> Published:
+    """Returns the published value of a row."""
+    return results.grid.published(place.levels, place.on, place.view, metric)
 
 
 def _warnings(rows: Sequence[Row]) -> list[str]:
@@ -80,35 +103,52 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
 
 def _main_table(results: Results) -> str:
     """Writes the rows, the published value beside each of ours."""
-    grid = results.grid
-    published = [metric for metric in grid.study.metrics if any(metric in row for row in grid.study.published)]
-    headers = [*grid.study.axes, "views"]
-    for metric in grid.study.metrics:
-        headers += [METRICS[metric], *(["paper"] if metric in published else [])]
+    study, titles = results.grid.study, results.grid.titles
+    published = [metric for metric in study.metrics if any(metric in row for row in study.published)]
+    names = [*study.axes, *_scored_on(results, "scored on"), "views"]
+    headers = list(names)
+    for metric in study.metrics:
+        headers += [titles[metric], *(["paper"] if metric in published else [])]
     headers += ["folds", "images", "split", "rendered"]
     body = []
     for row in results.rows:
-        cells = [*row.levels.values(), TITLES[row.view]]
-        for metric in grid.study.metrics:
+        place = row.place
+        cells = [*place.levels.values(), *_scored_on(results, TITLES[place.on]), TITLES[place.view]]
+        for metric in study.metrics:
             value = row.values.get(metric)
-            cells.append(_written(value) if value else "not run" if metric == grid.study.metrics[0] else NOTHING)
-            cells += [_or_nothing(grid.published(row.levels, row.view, metric))] if metric in published else []
+            absent = "not run" if row.folds_wanted else "no hold-out"
+            cells.append(_written(value) if value else absent if metric == study.metrics[0] else NOTHING)
+            cells += [_as_published(_published(results, place, metric))] if metric in published else []
         partial = " partial" if row.folds and not row.complete else ""
         cells += [f"{row.folds}/{row.folds_wanted}{partial}", str(row.images), row.split_by]
         cells.append({True: "yes", False: "no", None: NOTHING}[row.rendered])
         body.append(cells)
-    return _table(headers, body, len(grid.study.axes) + 1)
+    return _table(headers, body, len(names))
+
+
+def _scored_on(results: Results, cell: str) -> list[str]:
+    """Returns the cell of the column that only studies of a hold-out have."""
+    return [] if results.grid.study.on == ("folds",) else [cell]
 
 
 def _legend(results: Results) -> str:
     """Says what the numbers are."""
     study = results.grid.study
-    lines = ["Out of fold, the competition's images only."]
+    lines = []
+    if "folds" in study.on:
+        lines.append("Out of fold, the competition's images only.")
+    if "holdout" in study.on:
+        networks = "each fold's network alone" if study.over == "folds" else "the mean logits of the folds' networks"
+        lines.append(f"Hold-out: images that no fold trains on or selects by, scored by {networks}.")
     if len(study.seeds) > 1:
-        lines.append(f"Mean ± standard deviation over {len(study.seeds)} seeds.")
+        each = ", of each seed's mean over its folds" if study.over == "folds" else ""
+        lines.append(f"Mean ± standard deviation over {len(study.seeds)} seeds (lowest to highest){each}.")
+    elif study.over == "folds":
+        lines.append("Mean ± standard deviation over the folds, each scored alone (lowest to highest).")
     else:
         lines.append(
-            f"{METRICS[study.metrics[0]]} with its 95 % interval (bootstrap over patients, or over images without)."
+            f"{results.grid.titles[study.metrics[0]]} with its 95 % interval (bootstrap over patients, or over images "
+            "without)."
         )
     if study.ensemble:
         lines.append(f"Ensemble: mean of the logits over {study.ensemble}.")
@@ -117,24 +157,46 @@ def _legend(results: Results) -> str:
     return " ".join(lines)
 
 
-def _comparison_table(comparisons: Sequence[Comparison], metric: str) -> str:
-    """Writes what the levels of an axis gain over the first one."""
-    first = comparisons[0]
-    others = [axis for axis in first.levels if axis != first.axis]
-    headers = [*others, "views", first.axis, metric, first.reference, "difference"]
+def _comparison_table(results: Results, comparisons: Sequence[Comparison]) -> str:
+    """Writes what the levels of an axis, or the views, gain over the first one."""
+    axis, metric = comparisons[0].axis, results.grid.titles[results.grid.study.metrics[0]]
+    reference = TITLES[comparisons[0].reference] if axis == VIEWS else comparisons[0].reference
+    others = [other for other in results.grid.study.axes if other != axis]
+    names = [*others, *_scored_on(results, "scored on"), *([] if axis == VIEWS else ["views"]), axis]
+    tested = any(comparison.p is not None for comparison in comparisons)
+    headers = [*names, metric, reference, "difference", *(["p"] if tested else [])]
+    body = []
+    for found in comparisons:
+        place = found.place
+        view = TITLES[place.view]
+        cells = [*(place.levels[other] for other in others), *_scored_on(results, TITLES[place.on]), view]
+        cells += [] if axis == VIEWS else [place.levels[axis]]
+        cells += [f"{found.value:.4f}", f"{found.reference_value:.4f}", _written(found.difference, "+.4f")]
+        body.append([*cells, *([_probability(found.p)] if tested else [])])
+    title = f"## {metric} by {axis}, each against {reference} on the same images (paired)"
+    meaning = (
+        "\n\np: one-sided Mann-Whitney U test over the seeds (Prellberg and Kramer 2019, section 4.4): how often "
+        f"chance alone puts {reference} so far ahead. Small: {reference} is better."
+    )
+    return f"{title}\n\n{_table(headers, body, len(names))}{meaning if tested else ''}"
+
+
+def _composition_table(composition: Composition) -> str:
+    """Writes our counts of subjects and images beside the published ones."""
+    headers = ["part", "class", "subjects", "paper", "images", "paper"]
     body = [
         [
-            *(comparison.levels[axis] for axis in others),
-            TITLES[comparison.view],
-            comparison.levels[comparison.axis],
-            f"{comparison.value:.4f}",
-            f"{comparison.reference_value:.4f}",
-            _written(comparison.difference, "+.4f"),
+            count.part,
+            count.class_name,
+            *(
+                NOTHING if number is None else f"{number:,}"
+                for number in (count.groups, count.published_groups, count.images, count.published_images)
+            ),
         ]
-        for comparison in comparisons
+        for count in composition.counts
     ]
-    title = f"## {metric} by {first.axis}, each against {first.reference} on the same images (paired)"
-    return f"{title}\n\n{_table(headers, body, len(others) + 2)}"
+    lines = ["Subjects and images, ours as the input has them, the paper's as published.", *composition.remarks]
+    return f"## Data\n\n{_table(headers, body, 2)}\n\n{' '.join(lines)}"
 
 
 def _written(value: Value, form: str = ".4f") -> str:
@@ -142,12 +204,29 @@ def _written(value: Value, form: str = ".4f") -> str:
     text = f"{value.value:{form}}"
     if value.low is not None and value.high is not None:
         text += f" [{value.low:{form}}, {value.high:{form}}]"
-    return text if value.std is None else f"{text} ± {value.std:.4f}"
+    if value.std is not None:
+        text += f" ± {value.std:.4f} ({value.lowest:{form}} to {value.highest:{form}})"
+    return text
 
 
-def _or_nothing(value: float | None) -> str:
-    """Writes a published value, as published, in four digits."""
-    return NOTHING if value is None else f"{value:.4f}"
+def _as_published(value: Published) -> str:
+    """Writes a published value in four digits, in the form of ours."""
+    texts = [] if value.mean is None else [f"{value.mean:.4f}"]
+    texts += [] if value.std is None else [f"± {value.std:.4f}"]
+    if value.min is not None and value.max is not None:
+        texts.append(f"({value.min:.4f} to {value.max:.4f})")
+    elif value.min is not None:
+        texts.append(f"(from {value.min:.4f})")
+    elif value.max is not None:
+        texts.append(f"(to {value.max:.4f})")
+    return " ".join(texts) or NOTHING
+
+
+def _probability(p: float | None) -> str:
+    """Writes a p value; what four digits do not show is below their last one."""
+    if p is None:
+        return NOTHING
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 
 def _table(headers: Sequence[str], body: Sequence[Sequence[str]], names: int) -> str:

@@ -43,9 +43,8 @@ def train_folds(config: Config, run: RunFolder, folds: Sequence[int], resume: bo
     )
     if accelerator.is_main_process:
         print(experiment_summary(experiment))
-        what = config.model.backbone if config.svm is None else "support vector machine"
         print(
-            f"  {what}, {accelerator.num_processes} process(es) on {accelerator.device.type}, "
+            f"  {config.model_title}, {accelerator.num_processes} process(es) on {accelerator.device.type}, "
             f"precision {accelerator.mixed_precision}, results in {working_path(run.path)}"
         )
     replaced = () if resume else range(config.folds.count) if debug else folds
@@ -90,6 +89,10 @@ def train_fold(
         if folder.complete:
             say(f"fold {fold}: replaces an earlier training in {working_path(folder.path)}")
         metadata["preprocessing"] = trainer.preprocessing()
+        own = trainer.train_frame.label[~trainer.train_frame.is_external]
+        metadata["training_images"] = {
+            name: int((own == k).sum()) for k, name in enumerate(experiment.table.class_names)
+        }
         experiment.run.begin_fold(fold, metadata, experiment.labelled.assign(fold=experiment.folds))
     say(_what_is_trained(trainer))
     accelerator.wait_for_everyone()

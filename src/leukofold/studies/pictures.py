@@ -1,0 +1,164 @@
+"""The pictures of a study: learning curves over seeds and folds, and the best run's patients and confusion.
+
+After Prellberg and Kramer 2019: Fig. 2 and 4 (curves), Fig. 3 (patients).
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
+
+from leukofold.competitions import get_competition
+from leukofold.figures.bands import Band, band_figure
+from leukofold.figures.confusion import confusion_figure
+from leukofold.figures.groups import group_accuracy_figure
+from leukofold.figures.style import save_figure
+from leukofold.metrics import AUC
+from leukofold.metrics.tables import group_accuracies
+from leukofold.runs import RUNS, RunFolder
+from leukofold.studies.results import Best, Results
+from leukofold.studies.scoring import labelled_logits
+from leukofold.studies.table import TITLES
+
+MOST_LEVELS = 8  # so many bands are told apart where they overlap
+MOST_PAIRS = 4  # so many levels leave room for a line of each without TTA
+LOSSES = {"loss": "training loss", "validation_loss": "validation loss"}
+
+Histories = dict[str, list[list[pd.DataFrame]]]
+"""Levels of a run -> by seed, then by fold: one row per epoch, the epoch as index."""
+
+
+def save_pictures(results: Results, root: Path = RUNS) -> list[Path]:
+    """Draws what there is into ``figures/`` in the study's folder, each file in one step.
+
+    Args:
+        results: What the study found.
+        root: Where runs lie.
+
+    Returns:
+        The files: ``learning_curves.png``, ``subjects.png`` where patients are known, ``confusion.png``; none where
+        nothing has run.
+    """
+    folder = root / results.grid.name / "figures"
+    files = []
+    for name, figure in _draw(results, root):
+        save_figure(folder / f"{name}.png", figure)
+        files.append(folder / f"{name}.png")
+    return files
+
+
+def _draw(results: Results, root: Path) -> Iterator[tuple[str, Figure]]:
+    """Draws every figure that there are data for."""
+    curves = _learning_curves(results, root)
+    if curves is not None:
+        yield "learning_curves", curves
+    if results.best is None:
+        return
+    best = results.best
+    labels, logits = labelled_logits(best.scored.pooled, best.place.view)
+    competition, title = get_competition(best.scored.metadata["competition"]), _best_title(results, best)
+    if competition.has_patients:
+        groups = best.scored.pooled.group
+        patients = group_accuracies(labels, logits, groups)
+        if pd.Series(labels).groupby(groups).nunique().max() == 1:  # every patient has one class alone
+            patients = patients.assign(label=[competition.class_names[k] for k in patients.majority_label])
+        yield "subjects", group_accuracy_figure(patients, title)
+    confusion = confusion_matrix(labels, logits.argmax(axis=1), labels=range(logits.shape[1]))
+    names = best.scored.pooled.class_names
+    yield "confusion", confusion_figure(confusion, names, competition.lineages, title)
+
+
+def _best_title(results: Results, best: Best) -> str:
+    """Says what the best run is, and what is wrong with its images or folds."""
+    metric = results.grid.titles[results.grid.study.metrics[0]]
+    score = f"{metric} {best.value:.4f}" + (f", the best of {best.among} runs" if best.among > 1 else "")
+    networks = ", mean of the folds' networks" if best.place.on == "holdout" and len(best.scored.folds) > 1 else ""
+    parts = [
+        f"{best.run.removeprefix(results.grid.name + '/')}: {score}",
+        TITLES[best.place.on] + networks,
+        TITLES[best.place.view],
+        *(["RENDERED images"] if best.scored.metadata["rendered"] else []),
+        *(["image-level folds"] if best.scored.metadata["split_by"] == "image" else []),
+    ]
+    return "; ".join(parts)
+
+
+def _learning_curves(results: Results, root: Path) -> Figure | None:
+    """Draws losses and metrics over the epochs; None where no training has left any."""
+    histories = _histories(results, root)
+    if not histories:
+        return None
+    shown = _best_levels(results, histories)
+    panels: dict[str, list[Band]] = {}
+    for column, title in {**LOSSES, **_metric_columns(results)}.items():
+        for colour, name in enumerate(shown):
+            for key, label in ((column, name), (f"{column}_without_tta", f"{name}, no TTA")):
+                values = _repetitions(histories[name], key)
+                if values is not None and (key == column or len(shown) <= MOST_PAIRS):
+                    panels.setdefault(title, []).append(Band(label, values, colour, dashed=key != column))
+    note = _note(results, histories, shown)
+    return band_figure(panels, results.grid.study.title or results.grid.name, note, list(LOSSES.values()))
+
+
+def _histories(results: Results, root: Path) -> Histories:
+    """Reads the epochs of all complete folds."""
+    found: Histories = {}
+    for run in results.grid.runs:
+        folder = RunFolder(run.name, root)
+        files = [folder.fold(k).history for k in folder.complete_folds()]
+        folds = [pd.read_csv(file).set_index("epoch") for file in files if file.exists()]
+        if folds:
+            found.setdefault("-".join(run.levels.values()), []).append(folds)
+    return found
+
+
+def _best_levels(results: Results, histories: Histories) -> list[str]:
+    """Chooses the levels to draw, in the order of the grid: those with the best headline metric if they are many."""
+    if len(histories) <= MOST_LEVELS or results.best is None:
+        return list(histories)[:MOST_LEVELS]
+    metric, best = results.grid.study.metrics[0], results.best.place
+    values = {
+        "-".join(row.place.levels.values()): row.values[metric].value
+        for row in results.rows
+        if row.values and (row.place.on, row.place.view) == (best.on, best.view)
+    }
+    chosen = sorted(histories, key=lambda name: values.get(name, 0), reverse=True)[:MOST_LEVELS]
+    return [name for name in histories if name in chosen]
+
+
+def _metric_columns(results: Results) -> dict[str, str]:
+    """Returns column -> title of the metrics that are drawn; ranks have no column, the competition's metric does."""
+    grid = results.grid
+    headline = grid.study.metrics[0]
+    if headline == AUC:
+        headline = get_competition(grid.runs[0].config.data.competition).metric
+    return {name: grid.titles[name] for name in (headline, "sensitivity", "specificity") if name in grid.titles}
+
+
+def _repetitions(seeds: Sequence[Sequence[pd.DataFrame]], column: str) -> pd.DataFrame | None:
+    """Returns a column of every seed's mean over its folds or, of one seed, of every fold; epochs x repetitions."""
+    by_seed = [[fold[column] for fold in folds if column in fold] for folds in seeds]
+    by_seed = [folds for folds in by_seed if folds]
+    if not by_seed:
+        return None
+    if len(by_seed) == 1:
+        return pd.concat(by_seed[0], axis=1)
+    return pd.concat([pd.concat(folds, axis=1).mean(axis=1) for folds in by_seed], axis=1)
+
+
+def _note(results: Results, histories: Histories, shown: Sequence[str]) -> str:
+    """Says what lines and bands are."""
+    seeds = max(len(histories[name]) for name in shown)
+    folds = max(len(found) for name in shown for found in histories[name])
+    more = seeds > 1 or folds > 1
+    if seeds > 1:
+        note = f"mean over {seeds} seeds" + (f" (each the mean of {folds} folds)" if folds > 1 else "")
+    else:
+        note = f"mean over {folds} folds" if folds > 1 else "one training"
+    note = f"Metrics of the validation images; {note}" + ("; band: one standard deviation." if more else ".")
+    if len(shown) < len(histories):
+        metric = results.grid.titles[results.grid.study.metrics[0]]
+        note += f" Shown: of {len(histories)} the {len(shown)} with the best {metric}."
+    return note + (" RENDERED images." if any(row.rendered for row in results.rows) else "")
