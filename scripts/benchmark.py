@@ -234,7 +234,7 @@ def latency(images: int, run: str | None, paths: list[Path] | None) -> None:
 
 def _latency_network(run: str | None, paths: list[Path] | None) -> "tuple[Config, Classifier]":
     """Loads a run's network, or builds one with random weights."""
-    from torch import nn
+    import torch
 
     from leukofold.competitions import get_competition
     from leukofold.config import Config, load_config
@@ -252,10 +252,11 @@ def _latency_network(run: str | None, paths: list[Path] | None) -> "tuple[Config
         raise UserError("--config: a support vector machine; latency measures networks")
     untrained = config.model.model_copy(update={"pretrained": False})
     classes = get_competition(config.data.competition).class_names
+    torch.manual_seed(0)
     network = Classifier(untrained, config.image, len(classes)).eval()
     for name, value in network.named_parameters():
         if name.endswith("weight") and not value.any():  # timm lets residual blocks begin as nothing: no comparison
-            nn.init.ones_(value)
+            torch.nn.init.constant_(value, 0.5)  # with 1, the logits of a ResNet-50 are so far apart that none is
     return config, network
 
 
@@ -293,10 +294,11 @@ def _gpu_ways(network: "Classifier", model: Path) -> "dict[str, Network]":
     from leukofold.exporting import CUDA, OnnxClassifier
 
     ways: dict[str, Network] = {"PyTorch": partial(_pytorch, network.to("cuda"))}
-    if CUDA in onnxruntime.get_available_providers():
-        ways["ONNX Runtime"] = OnnxClassifier(model, provider=CUDA).predict
+    exported = OnnxClassifier(model, provider=CUDA) if CUDA in onnxruntime.get_available_providers() else None
+    if exported is not None and CUDA in exported.session.get_providers():  # it falls back on the CPU without a word
+        ways["ONNX Runtime"] = exported.predict
     else:
-        print("ONNX Runtime on the GPU: not measured: the onnxruntime that is installed is for CPUs")
+        print("ONNX Runtime on the GPU: not measured: the onnxruntime that is installed does not compute on this one")
     return ways
 
 

@@ -113,8 +113,9 @@ def test_the_command_exports_the_mean_of_a_runs_folds_and_describes_it(
     run, networks = make_run(wbc_runs, tiny_config("wbcbench"), 13, rendered=True)
     said = commands.succeed("export.py", "--run", "tiny", "--out", "new/cells.onnx")
     out = commands.cwd / "new" / "cells.onnx"
+    megabytes = f"{out.stat().st_size / 1e6:.1f}"
     assert re.fullmatch(
-        rf"new/cells\.onnx: {out.stat().st_size / 1e6:.1f} MB, folds 0, 2, without test-time augmentation; differs from "
+        rf"new/cells\.onnx: {megabytes} MB, folds 0, 2, without test-time augmentation; differs from "
         r"PyTorch by \S+ of the logits' deviation \(at most 1e-04\); trained on RENDERED images, .* about patients\n",
         said,
     )
