@@ -4,6 +4,7 @@
     python scripts/benchmark.py denoise        # our non-local means, and scikit-image's
     python scripts/benchmark.py duplicates     # all pairs of 100,000 hashes, by matrix products and one by one
     python scripts/benchmark.py blend          # every method of combining nine runs, judged by nested folds
+    python scripts/benchmark.py frozen         # epochs of a frozen ResNet-50, through it and on its cached features
     python scripts/benchmark.py latency        # one image from its file to its class, by PyTorch and by ONNX Runtime
     python scripts/benchmark.py latency --run cnmc/resnet50        # the same with a run's network
     python scripts/benchmark.py latency --config configs/wbcbench/convnextv2_tiny.yaml
@@ -13,6 +14,8 @@ a machine that does nothing else.
 """
 
 import argparse
+import contextlib
+import io
 import tempfile
 import time
 from collections.abc import Callable
@@ -197,6 +200,38 @@ def blend(images: int | None) -> None:
         for method in method_names():
             if method != PLAIN:
                 timed(method, count, partial(judge, runs, [method]))
+
+
+def frozen(images: int | None) -> None:
+    """Epochs of paper 004's frozen ResNet-50 through the backbone, and on its cached features, in one fold."""
+    import pandas as pd
+
+    from leukofold.config import CONFIG_FOLDER, load_config
+    from leukofold.rendering import RenderSpec, render
+    from leukofold.runs import RunFolder
+    from leukofold.training.fold import train_folds
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        render("cnmc", root / "cnmc", RenderSpec(images=images or 120, test_images=10, patients=30))
+        settings = [f"data.root={root / 'cnmc'}", f"data.cache={root / 'cache'}", "model.pretrained=false"]
+        settings += ["folds.count=2", "training.epochs=3", "training.patience=3"]
+        histories, seconds = {}, {}
+        for name in ("resnet50_frozen", "resnet50_cached", "resnet50_cached again"):
+            config = load_config([CONFIG_FOLDER / "cnmc/paper004" / f"{name.split()[0]}.yaml"], settings)
+            run = RunFolder(name, root / "oof")
+            began = time.perf_counter()
+            with contextlib.redirect_stdout(io.StringIO()):
+                train_folds(config, run, [0], resume=False, debug=False)
+            seconds[name] = time.perf_counter() - began
+            histories[name] = pd.read_csv(run.fold(0).history)
+        trained = len(run.split().query("fold == 1"))
+        print(f"ResNet-50 at {config.image.size} pixels, frozen; an epoch trains on {trained} images, and validates")
+        for title, name in (("through the backbone", "resnet50_frozen"), ("on cached features", "resnet50_cached")):
+            print(f"  {f'an epoch {title}':<44} {histories[name].seconds.median():9.2f} s")
+        once = seconds["resnet50_cached"] - seconds["resnet50_cached again"]
+        views = config.training.cached_views + 1
+        print(f"  {f'{views} views of {images or 120} images, once for all folds':<44} {once:9.2f} s")
 
 
 def latency(images: int, run: str | None, paths: list[Path] | None) -> None:
@@ -386,6 +421,7 @@ BENCHMARKS: dict[str, Callable[[int | None], None]] = {
     "cache": cache,
     "denoise": denoise,
     "duplicates": duplicates,
+    "frozen": frozen,
 }
 
 

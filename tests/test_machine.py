@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import log_loss
+from sklearn.metrics import log_loss, roc_auc_score
 
 from leukofold.blending.combining import blend_runs
-from leukofold.blending.loading import LoadedRun, load_run
-from leukofold.config import CONFIG_FOLDER, Config, load_config
+from leukofold.blending.loading import LoadedRun, joint_name, load_run
+from leukofold.competitions import get_competition
+from leukofold.config import CONFIG_FOLDER, Config, FoldsConfig, ImageConfig, load_config
 from leukofold.embeddings import run_embeddings
 from leukofold.experiment import open_experiment
+from leukofold.folds import assign_folds
 from leukofold.handcrafted.measures import NAMES, measure
 from leukofold.handcrafted.svm import SupportVectorMachine
+from leukofold.images.preparing import Preparation
+from leukofold.images.reading import read_image
+from leukofold.rendering import RenderSpec, render
 from leukofold.reopening import reopen
 from leukofold.runs import RunFolder
 from leukofold.training.fold import train_folds
@@ -119,7 +124,7 @@ def test_machine_and_network_are_blended_reported_and_predict_new_images(
     assert origin["holdout"]["weighted_f1"] == scores["weighted_f1"]
     printed = commands.succeed("report.py", "--run", "svm", "--run", "cnn")
     assert "Grad-CAM cannot look into a support vector machine" in printed
-    page = (commands.cwd / "oof" / blend_name(blend.runs) / "report/report.html").read_text()
+    page = (commands.cwd / "oof" / joint_name(blend.runs) / "report/report.html").read_text()
     assert "support vector machine" in page
     images = next(rendered_cnmc.rglob("fold_1/all"))
     commands.succeed("predict.py", "--run", "svm", "--images", images, "--out", "p.csv")
@@ -130,7 +135,20 @@ def test_machine_and_network_are_blended_reported_and_predict_new_images(
     assert run.metadata["config"]["svm"] == {"c": 10.0, "gamma": "scale"}
 
 
-def blend_name(runs: object) -> str:
-    from leukofold.blending.loading import joint_name
-
-    return joint_name(runs)  # type: ignore[arg-type]
+def test_rendered_subjects_differ_so_that_folds_by_subject_are_harder_than_folds_by_image(tmp_path: Path) -> None:
+    render("cnmc", tmp_path / "cnmc", RenderSpec(images=300, test_images=4, patients=24), progress=False)
+    labelled = get_competition("cnmc").read(tmp_path / "cnmc").labelled
+    preparation = Preparation(ImageConfig(crop=300, size=100), lambda image: image)
+    features = np.stack([measure(preparation(read_image(path))) for path in labelled.path])
+    labels, groups = labelled.label.to_numpy(), labelled.group.to_numpy(dtype=str)
+    scores = {}
+    for by, units in (("group", groups), ("image", labelled.image_id.to_numpy())):
+        folds = assign_folds(labelled, units, FoldsConfig.model_validate({"count": 3, "by": by}))
+        logits = np.empty((len(labels), 2))
+        for fold in range(3):
+            kept = folds != fold
+            machine = SupportVectorMachine.fit(features[kept], labels[kept], groups[kept], 2, 10, "scale", 0)
+            logits[~kept] = machine.logits(features[~kept])
+        scores[by] = roc_auc_score(labels, logits[:, 1] - logits[:, 0])
+    assert scores["image"] > 0.8
+    assert scores["group"] < scores["image"] - 0.08
