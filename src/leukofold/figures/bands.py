@@ -60,7 +60,7 @@ def band_figure(panels: Mapping[str, Sequence[Band]], title: str, note: str = ""
         panels: Title -> lines.
         title: Of the figure.
         note: Below the panels, such as what the repetitions are.
-        alike: Titles of panels that share one scale.
+        alike: Titles of panels that share one scale; all others show shares, which no band leaves 0 to 1 for.
     """
     columns = len(panels) if len(panels) < 4 else 2 if len(panels) == 4 else 3
     rows = -(-len(panels) // columns)
@@ -78,6 +78,9 @@ def band_figure(panels: Mapping[str, Sequence[Band]], title: str, note: str = ""
             if first is not None:
                 axes.sharey(first)
             first = first or axes
+        else:
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, -0.02), min(high, 1.02))
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     handles = [Line2D([], [], label=name, **_style(band)) for name, band in names.items()]

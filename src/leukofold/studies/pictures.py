@@ -103,9 +103,9 @@ def _learning_curves(results: Results, root: Path) -> Figure | None:
 
 
 def _histories(results: Results, root: Path) -> Histories:
-    """Reads the epochs of all complete folds."""
+    """Reads the epochs of all complete folds; a support vector machine is fitted in one piece and has no curve."""
     found: Histories = {}
-    for run in results.grid.runs:
+    for run in (run for run in results.grid.runs if run.config.svm is None):
         folder = RunFolder(run.name, root)
         files = [folder.fold(k).history for k in folder.complete_folds()]
         folds = [pd.read_csv(file).set_index("epoch") for file in files if file.exists()]
