@@ -49,14 +49,17 @@ def main() -> None:
     from leukofold.blending.loading import select_runs
     from leukofold.blending.methods import need_method
     from leukofold.competitions import get_competition
-    from leukofold.deciding import by_highest_logit, by_training_prior
+    from leukofold.deciding import by_highest_logit, by_training_prior, need_two_classes
     from leukofold.submission import write_submission
     from leukofold.summary import blend_summary
 
     need_method(arguments.method, arguments.insist)
     if arguments.competition is not None:
         get_competition(arguments.competition)
-    for runs in select_runs(arguments.run, arguments.competition).values():
+    chosen = select_runs(arguments.run, arguments.competition)
+    for name in chosen if arguments.match_prior else ():
+        need_two_classes(name)
+    for runs in chosen.values():
         blend = blend_runs(runs, arguments.method, arguments.insist)
         decision = by_training_prior(blend) if arguments.match_prior else by_highest_logit(blend)
         submission = write_submission(blend, arguments.name, decision=decision) if len(blend.test.image_id) else None

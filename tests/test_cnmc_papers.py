@@ -11,6 +11,7 @@ from torch import nn
 
 from leukofold.competitions import get_competition
 from leukofold.config import CONFIG_FOLDER, load_config
+from leukofold.experiment import read_competition
 from leukofold.folds import assign_folds
 from leukofold.gallery import augmentation_sheet
 from leukofold.inference import tta_views
@@ -60,11 +61,16 @@ def test_paper_002_recipe_is_the_papers() -> None:
 def test_paper_004_recipe_is_the_papers() -> None:
     config = load_config([CNMC / "paper004/resnet50_frozen.yaml"])
     assert (config.folds.by, config.folds.count, config.folds.holdout) == ("group", 5, 0.1)
+    assert config.data.splits == ("fold_0", "fold_1", "fold_2")
+    published = get_competition("cnmc").published_counts
+    assert sum(sum(published[split].values()) for split in config.data.splits) == 10661
     steps = {step.name: step.model_dump() for step in config.image.augment}
-    assert list(steps) == ["HorizontalFlip", "VerticalFlip", "Affine", "RandomBrightnessContrast", "Erasing"]
+    assert list(steps) == ["HorizontalFlip", "VerticalFlip", "Affine", "ColorJitter", "Erasing"]
     assert (steps["Affine"]["rotate"], steps["Affine"]["scale"]) == ([-15, 15], [0.9, 1.1])
-    jitter = steps["RandomBrightnessContrast"]
-    assert (jitter["brightness_limit"], jitter["contrast_limit"]) == (0.2, 0.2)
+    assert steps["Affine"]["keep_ratio"]
+    jitter = steps["ColorJitter"]
+    assert [jitter[key] for key in ("brightness", "contrast")] == [[0.8, 1.2], [0.8, 1.2]]
+    assert [jitter[key] for key in ("saturation", "hue")] == [[1, 1], [0, 0]]
     assert steps["Erasing"]["p"] == 0.1
     assert config.image.mean is None  # ImageNet's, with the weights
     assert (config.optimizer.name, config.optimizer.lr, config.optimizer.schedule) == ("adam", 1e-4, "plateau")
@@ -183,7 +189,8 @@ def test_paper_004_study_has_networks_and_handcrafted_features_under_both_splits
     text = to_markdown(results)
     assert "0.9663 ± 0.0080 (to 0.9739)" in text
     assert "Image-level folds: patients cross, scores too high" in text
-    labelled = get_competition("cnmc").read(rendered_cnmc).labelled
+    labelled = read_competition(grid.runs[0].config).labelled
+    assert "prelim" not in set(labelled.split)
     svm = next(run for run in grid.runs if run.levels == {"model": "svm", "split": "group"})
     folds = assign_folds(labelled, labelled.group.to_numpy(), svm.config.folds)
     assert pd.Series(folds).groupby(labelled.group.to_numpy()).nunique().max() == 1

@@ -17,6 +17,7 @@ from leukofold.config import Config, DataConfig, FoldsConfig
 from leukofold.corrections import made_with, read_corrections
 from leukofold.errors import UserError
 from leukofold.experiment import experiment_summary, open_experiment
+from leukofold.folds import HOLDOUT
 from leukofold.labels.issues import find_label_issues
 from leukofold.runs import RunFolder
 from leukofold.summary import blend_summary
@@ -111,8 +112,12 @@ def test_each_held_out_fold_has_a_list_of_its_own_that_does_not_name_it(tmp_path
     found = read_corrections(lists, labelled(), CLASSES, FOLDS, [0, 1])
     assert {fold: label.tolist() for fold, label in found.items()} == {0: [0, 1, 1, 1, 2, 2], 1: [1, 0, 2, 1, 2, 2]}
     write(tmp_path / "1.csv", ["cell0,LY,MO", "cell3,MO,SNE"])
-    with pytest.raises(UserError, match=r"1.csv: 1 images are of fold 1 itself: cell3; make the list of a run"):
+    with pytest.raises(UserError, match=r"1.csv: 1 images are of fold 1 itself, or of the hold-out: cell3; make the"):
         read_corrections(lists, labelled(), CLASSES, FOLDS, [0, 1])
+    held = np.where(np.arange(len(FOLDS)) == 2, HOLDOUT, FOLDS)
+    write(tmp_path / "1.csv", ["cell0,LY,MO", "cell2,MO,SNE"])
+    with pytest.raises(UserError, match=r"1.csv: 1 images are of fold 1 itself, or of the hold-out: cell2"):
+        read_corrections(lists, labelled(), CLASSES, held, [0, 1])
     with pytest.raises(UserError, match=r"2.csv: no such file"):
         read_corrections(lists, labelled(), CLASSES, FOLDS, [0, 2])
 

@@ -77,6 +77,14 @@ def test_depths_mean_something_in_backbones_of_every_kind(backbone: str) -> None
     assert {name for name, rate in found.items() if rate == pytest.approx(1e-2)} == {"head.1.weight", "head.1.bias"}
 
 
+def test_a_backbone_without_depths_takes_patterns() -> None:
+    net = network("poolformer_s12")
+    groups = [{"match": "backbone.*", "lr": 1e-5}]
+    assert build_optimizer(net, settings_of(groups=groups)).param_groups[0]["lr_scale"] == pytest.approx(0.1)
+    with pytest.raises(UserError, match=r"timm knows no depths of \w+; name its parameters by match"):
+        build_optimizer(net, settings_of(groups=[{"depth": [0], "lr": 1e-5}]))
+
+
 def test_the_first_group_that_names_a_parameter_counts_and_decay_spares_biases() -> None:
     net = network()
     config = settings_of(

@@ -4,10 +4,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from leukofold.blending.aligning import align_runs
 from leukofold.blending.loading import load_run
+from leukofold.config import Config, FoldsConfig
 from leukofold.errors import UserError
 from leukofold.runs import Predictions
 
@@ -100,3 +102,18 @@ def test_runs_that_say_otherwise_of_an_image_are_refused_by_name(wbc_runs: "RunM
         UserError, match=rf"other and first: {name} of {image_id} differs; train them on the same input"
     ):
         align_runs([load_run(first), load_run(other)])
+
+
+def test_a_run_from_before_a_key_was_known_is_gone_on_with(tmp_path: Path) -> None:
+    config = Config()
+    old = config.resolved()
+    del old["folds"]["holdout"], old["optimizer"]["groups"]
+    run = RunFolder("old", tmp_path)
+    same = {"data_fingerprint": "f", "class_names": ["a", "b"], "precision": "no"}
+    split = pd.DataFrame({"image_id": ["1.jpg"], "group": ["g"], "fold": [0]})
+    run.begin_fold(0, {**same, "config": old, "config_digest": "0" * 16}, split)
+    run.need_same({**same, "config": config.resolved(), "config_digest": config.digest()})
+    assert run.split_settings() == config.folds
+    other = Config(folds=FoldsConfig(holdout=0.2))
+    with pytest.raises(UserError, match=r"the run was trained with another folds.holdout \(None, now 0.2\)"):
+        run.need_same({**same, "config": other.resolved(), "config_digest": other.digest()})

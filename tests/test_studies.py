@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from leukofold.config import CONFIG_FOLDER, Config
+from leukofold.config import CONFIG_FOLDER, Config, FoldsConfig, OptimizerConfig
 from leukofold.errors import UserError
 from leukofold.experiment import read_cells
 from leukofold.files import write_json
@@ -90,17 +90,19 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return 0
 
 
-def finish(run: StudyRun, fold: int, digest: str | None = None) -> None:
+def finish(run: StudyRun, fold: int, changed: bool = False) -> None:
     """Writes what tells that a fold is done, of an input that is not there."""
     frame = pd.DataFrame({"image_id": ["1.jpg"], "group": ["g"], "fold": [fold]})
-    RunFolder(run.name).begin_fold(fold, metadata(run.config, digest), frame)
+    RunFolder(run.name).begin_fold(fold, metadata(run.config, changed), frame)
     write_json(RunFolder(run.name).fold(fold).path / "metrics.json", {})
 
 
-def metadata(config: Config, digest: str | None = None) -> dict[str, Any]:
-    """What a training notes when it begins."""
+def metadata(config: Config, changed: bool = False) -> dict[str, Any]:
+    """What a training notes when it begins; of other settings where they have changed since."""
+    if changed:
+        config = config.model_copy(update={"optimizer": OptimizerConfig(lr=0.5)})
     return {
-        "config_digest": digest or config.digest(),
+        "config_digest": config.digest(),
         "config": config.resolved(),
         "device": "cpu",
         "processes": 1,
@@ -333,7 +335,7 @@ def test_a_plan_tells_done_from_interrupted_from_open(folder: Path) -> None:
     resnet, other, vit, vit_image = grid.runs
     finish(resnet, 0)
     begin(resnet, 1, epochs=1)
-    finish(other, 1, digest="0" * 16)
+    finish(other, 1, changed=True)
     plans = make_plan(grid, grid.runs)
     assert [[fold.state for fold in plan.folds] for plan in plans] == [
         ["done", "interrupted"],
@@ -398,6 +400,13 @@ def test_images_still_to_be_rendered_are_counted_as_planned(tmp_path: Path) -> N
     assert images.per_fold(config) == (220, 100, 110 + 20)
     everywhere = config.model_copy(update={"folds": config.folds.model_copy(update={"external": "train"})})
     assert images.per_fold(everywhere) == (230, 100, 100 + 20)
+    counted = Images(300, 0, 20, 2, splits={"train": 240, "prelim": 60})
+    held_out = Config(folds=FoldsConfig(by="split", splits=("prelim",)))
+    assert counted.per_fold(held_out) == (240, 60, 60 + 20)
+    honest = Config(folds=FoldsConfig(count=4, holdout="prelim"))
+    assert counted.per_fold(honest) == (180, 60, 60 + 20 + 60)
+    share = Config(folds=FoldsConfig(count=3, holdout=0.1))
+    assert counted.per_fold(share) == (180, 90, 90 + 20 + 30)
     assert not list(tmp_path.iterdir())
 
 
@@ -467,7 +476,7 @@ def test_a_fold_of_other_settings_is_refused_before_anything_is_trained(
     folder: Path, rendered_wbcbench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "input").symlink_to(rendered_wbcbench)
-    finish(study(folder).runs[3], 1, digest="0" * 16)
+    finish(study(folder).runs[3], 1, changed=True)
     monkeypatch.setattr("leukofold.studies.running.train_folds", lambda *_, **__: pytest.fail("trained"))
     assert run_main(monkeypatch, "small.yaml") == 2
     assert capsys.readouterr().err == (

@@ -14,6 +14,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 from sklearn import metrics as sk
 
+from leukofold.config import OptimizerConfig
 from leukofold.metrics import interval
 from leukofold.runs import Predictions, RunFolder
 from leukofold.studies.grid import Grid, StudyRun, load_study
@@ -58,7 +59,7 @@ def make_run(
     folds: Sequence[int] | None = None,
     images: int = 40,
     held: int = 0,
-    digest: str | None = None,
+    changed: bool = False,
     split_seed: int = 5,
     classes: tuple[str, ...] = MANY,
 ) -> Made:
@@ -72,7 +73,7 @@ def make_run(
     frame = pd.DataFrame({"image_id": everything.image_id, "group": everything.group, "fold": split})
     made = Made([], [])
     for k in range(count) if folds is None else folds:
-        RunFolder(run.name).begin_fold(k, _metadata(run, digest, classes), frame)
+        RunFolder(run.name).begin_fold(k, _metadata(run, changed, classes), frame)
         held_out = np.random.default_rng(k).permutation(np.flatnonzero(split == k))
         test = replace(_rows(everything, np.arange(3)), label=None)
         holdout = replace(_draw(rng, "h", held, classes), is_external=np.zeros(held, bool)) if held else None
@@ -103,8 +104,9 @@ def _rows(predictions: Predictions, rows: np.ndarray) -> Predictions:
     return replace(predictions, **{key: getattr(predictions, key)[rows] for key in arrays})
 
 
-def _metadata(run: StudyRun, digest: str | None, classes: tuple[str, ...]) -> dict[str, Any]:
-    """What a training notes when it begins."""
+def _metadata(run: StudyRun, changed: bool, classes: tuple[str, ...]) -> dict[str, Any]:
+    """What a training notes when it begins; of other settings where they have changed since."""
+    config = run.config.model_copy(update={"optimizer": OptimizerConfig(lr=0.5)}) if changed else run.config
     return {
         "competition": run.config.data.competition,
         "metric": "macro_f1",
@@ -114,8 +116,8 @@ def _metadata(run: StudyRun, digest: str | None, classes: tuple[str, ...]) -> di
         "data_fingerprint": "0123456789abcdef",
         "debug": False,
         "input": "input",
-        "config_digest": digest or run.config.digest(),
-        "config": run.config.resolved(),
+        "config_digest": config.digest(),
+        "config": config.resolved(),
         "commit": "unknown",
         "versions": {},
         "precision": "no",
@@ -246,9 +248,21 @@ def test_runs_of_different_images_are_not_compared() -> None:
     assert collect_results(grid, progress=False).comparisons == []
 
 
+def test_folds_of_another_kind_are_compared_though_the_hold_out_takes_other_images() -> None:
+    grid = study(compare=["split"])
+    group, image = grid.runs[:2]
+    one, other = make_run(group), make_run(image, images=37)
+    results = collect_results(grid, progress=False)
+    found = comparison_of(results, "split", "resnet", "image")
+    scores = [macro_f1(made.pooled, made.pooled.logits) for made in (other, one)]
+    assert (found.value, found.reference_value) == pytest.approx(scores)
+    assert found.difference.value == pytest.approx(scores[0] - scores[1])
+    assert (found.difference.low, found.difference.std, found.paired) == (None, None, False)
+
+
 def test_runs_that_do_not_belong_are_remarked_on() -> None:
     grid = study(ensemble="model")
-    make_run(grid.runs[0], digest="0" * 16)
+    make_run(grid.runs[0], changed=True)
     make_run(grid.runs[1])
     make_run(grid.runs[2], images=34)
     (RunFolder(grid.runs[1].name).fold(0).path / "oof.npz").write_bytes(b"broken")

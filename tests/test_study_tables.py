@@ -151,9 +151,9 @@ def test_comparisons_have_a_table_each_and_a_p_value_with_its_meaning() -> None:
     difference = Value(-0.02, std=0.01, lowest=-0.04, highest=0.005)
     vit, single = Place("folds", "tta", {"model": "vit"}), Place("folds", "tta", {"model": "resnet"})
     comparisons = [
-        Comparison("model", vit, "resnet", 0.86, 0.88, difference, 0.0123),
-        Comparison("model", vit, "resnet", 0.86, 0.88, difference, 3e-9),
-        Comparison("views", single, "single", 0.9, 0.88, Value(0.02), None),
+        Comparison("model", vit, "resnet", 0.86, 0.88, difference, True, 0.0123),
+        Comparison("model", vit, "resnet", 0.86, 0.88, difference, True, 3e-9),
+        Comparison("views", single, "single", 0.9, 0.88, Value(0.02), True, None),
     ]
     text = to_markdown(Results(grid, [row("resnet", {"weighted_f1": Value(0.88)})], comparisons))
     assert "## weighted F1 by model, each against resnet on the same images (paired)" in text

@@ -45,6 +45,9 @@ class DataConfig(Section):
     competition: str = Field("wbcbench", description="name of a module in leukofold.competitions")
     root: Path = Field(Path("input/wbcbench"), description="folder that holds the files as downloaded")
     render: RenderSpec | None = Field(None, description="draw the images into root instead of reading a download")
+    splits: tuple[str, ...] | None = Field(
+        None, min_length=1, description="the competition's splits whose labelled images are used; null: all"
+    )
     external: Annotated[
         dict[str, ExternalConfig],
         BeforeValidator(lambda given: _without_false(given)),  # so that a delta can drop what it extends
@@ -106,7 +109,7 @@ class FoldsConfig(Section):
         if self.by == "split" and (not self.splits or len(set(self.splits)) < len(self.splits)):
             raise ValueError("splits: name the competition's splits that are held out, each once")
         if self.by != "split" and self.splits:
-            raise ValueError("splits: goes with by: split")
+            raise ValueError("splits: goes with by: split; set folds.splits=[] for other folds")
         if self.by != "split" and self.count < 2:
             raise ValueError(f"count: {self.count} is too few; give at least 2")
         if self.holdout in self.splits:
@@ -305,7 +308,8 @@ class TrainingConfig(Section):
         ge=0,
         le=100,
         description="with a frozen backbone: augmented views of each image whose features are computed once and shared "
-        "by all epochs, folds and seeds; 0: every epoch augments anew",
+        "by all epochs, folds and seeds (by epochs alone where the backbone's weights are random: each fold and seed "
+        "draws its own); 0: every epoch augments anew",
     )
     compile: bool = Field(False, description="torch.compile the network")
     deterministic: bool = Field(True, description="the same command gives the same bits on the same machine")

@@ -19,6 +19,7 @@ import pandas as pd
 from leukofold.cells import UNLABELLED
 from leukofold.config import DataConfig
 from leukofold.errors import UserError, name_some
+from leukofold.folds import HOLDOUT
 
 FOLD = "{fold}"  # in a path: the fold held out
 LEAKING_LISTS = "lists of label issues that know the labels held out: the scores are too high"
@@ -122,10 +123,10 @@ def _rows(
             f"data.{key}: {path}: {len(other)} images are labelled otherwise in the data: {name_some(other)}; "
             "write the list for this data"
         )
-    seen = found.image_id[folds[row] == fold].tolist()
+    seen = found.image_id[np.isin(folds[row], [fold, HOLDOUT])].tolist()
     if path != template and seen:
         raise UserError(
-            f"data.{key}: {path}: {len(seen)} images are of fold {fold} itself: {name_some(seen)}; "
+            f"data.{key}: {path}: {len(seen)} images are of fold {fold} itself, or of the hold-out: {name_some(seen)}; "
             f"make the list of a run with folds.left_out={fold}"
         )
     return found[columns].assign(row=row).reset_index(drop=True)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from leukofold.blending.combining import Blend
+from leukofold.competitions import get_competition
 from leukofold.errors import UserError
 from leukofold.metrics import score
 
@@ -17,9 +18,11 @@ class Decision:
     Attributes:
         labels: n class indices.
         rule: ``highest logit`` or ``training prior``.
-        threshold: How much higher the second class's logit has to be than the first one's; None for ``highest logit``.
-        prior: Share of the second class among the training images; None likewise.
+        threshold: How much higher the second class's logit has to be than the first one's; None for ``highest logit``,
+            and without test images.
+        prior: Share of the second class among the training images; None for ``highest logit``.
         oof: Scores of the same rule on held-out images, each fold matched by itself; None likewise.
+        holdout: Scores of the same rule on the hold-out, matched by itself; None likewise, and without a hold-out.
     """
 
     labels: np.ndarray
@@ -27,12 +30,11 @@ class Decision:
     threshold: float | None = None
     prior: float | None = None
     oof: dict[str, float] | None = None
+    holdout: dict[str, float] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Returns what a submission's JSON tells of it."""
-        if self.threshold is None:
-            return {"rule": self.rule}
-        return {"rule": self.rule, "threshold": self.threshold, "prior": self.prior, "oof": self.oof}
+        return {key: value for key, value in vars(self).items() if key != "labels" and value is not None}
 
 
 def by_highest_logit(blend: Blend) -> Decision:
@@ -56,10 +58,7 @@ def by_training_prior(blend: Blend) -> Decision:
     Raises:
         UserError: There are not two classes, or a run does not tell what it was trained on.
     """
-    classes = blend.oof.class_names
-    if len(classes) != 2:
-        name = blend.metadata["competition"]
-        raise UserError(f"--match-prior: a threshold lies between two classes, {name} has {len(classes)}")
+    need_two_classes(blend.metadata["competition"])
     priors = {fold: _prior(blend, fold) for fold in sorted(set(blend.folds.tolist()))}
     prior = float(np.mean(list(priors.values())))
     own = ~blend.oof.is_external
@@ -68,10 +67,33 @@ def by_training_prior(blend: Blend) -> Decision:
         rows = own & (blend.folds == fold)
         moved[rows, 1] -= matched_threshold(moved[rows], share)
     assert blend.oof.label is not None
-    logits = blend.test.logits.astype(np.float64)
-    threshold = matched_threshold(logits, prior) if len(logits) else 0.0
-    labels = (logits[:, 1] - logits[:, 0] > threshold).astype(np.int64)
-    return Decision(labels, "training prior", threshold, prior, score(blend.oof.label[own], moved[own]))
+    threshold = matched_threshold(blend.test.logits, prior) if len(blend.test.logits) else None
+    labels = _moved(blend.test.logits, threshold or 0).argmax(axis=1)
+    holdout = None
+    if blend.holdout is not None:
+        assert blend.holdout.label is not None
+        logits = blend.holdout.logits
+        holdout = score(blend.holdout.label, _moved(logits, matched_threshold(logits, prior)))
+    return Decision(labels, "training prior", threshold, prior, score(blend.oof.label[own], moved[own]), holdout)
+
+
+def _moved(logits: np.ndarray, threshold: float) -> np.ndarray:
+    """Lowers the second of n x 2 logits by a threshold."""
+    return np.asarray(logits.astype(np.float64) - np.array([0, threshold]))
+
+
+def need_two_classes(competition: str) -> None:
+    """Refuses to match a threshold where there is none.
+
+    Raises:
+        UserError: The competition has more than two classes.
+    """
+    classes = len(get_competition(competition).class_names)
+    if classes != 2:
+        raise UserError(
+            f"--match-prior: a threshold lies between two classes, {competition} has {classes}; name runs of others "
+            "with --run"
+        )
 
 
 def matched_threshold(logits: np.ndarray, share: float) -> float:
@@ -99,7 +121,7 @@ def _prior(blend: Blend, fold: int) -> float:
         if counts is None:
             raise UserError(
                 f"--match-prior: {run.folder.fold(fold).path / 'metadata.json'} does not tell the training images' "
-                "classes; train that fold again"
+                "classes; train the run again"
             )
         shares.append(counts[blend.oof.class_names[1]] / sum(counts.values()))
     return float(np.mean(shares))

@@ -16,7 +16,7 @@ from leukofold.corrections import LEAKING_LISTS, made_with, read_corrections
 from leukofold.duplicates import find_duplicates, merge_groups
 from leukofold.errors import UserError
 from leukofold.external import read_source
-from leukofold.folds import HOLDOUT, assign_folds, take_up_folds, training_rows
+from leukofold.folds import HOLDOUT, NOWHERE, assign_folds, of_split, take_up_folds, training_rows
 from leukofold.images.cache import ImageCache, open_cache
 from leukofold.images.preparing import Preparation
 from leukofold.images.reading import survey_images
@@ -90,7 +90,7 @@ class Experiment:
     @property
     def holdout(self) -> pd.DataFrame:
         """The competition's images that no fold trains on or is chosen by; index 0..n-1."""
-        rows: pd.DataFrame = self.labelled[(self.folds == HOLDOUT) & ~self.labelled.is_external]
+        rows: pd.DataFrame = self.labelled[self.folds == HOLDOUT]
         return rows.reset_index(drop=True)
 
     @property
@@ -147,7 +147,7 @@ def read_cells(config: Config, progress: bool = True) -> CellTable:
     """
     data = config.data
     _render(data.competition, data.root, data.render, progress)
-    table = get_competition(data.competition).read(data.root)
+    table = read_competition(config)
     frames = [table.frame]
     for name, source in data.external.items():
         if name == data.competition:
@@ -155,6 +155,21 @@ def read_cells(config: Config, progress: bool = True) -> CellTable:
         _render(name, external_root(config, name), source.render, progress)
         frames.append(read_external(config, name, table.class_names))
     return CellTable(pd.concat(frames, ignore_index=True), table.class_names)
+
+
+def read_competition(config: Config) -> CellTable:
+    """Reads the competition's cells: all, or the labelled ones of some of its splits and the test images.
+
+    Raises:
+        UserError: As the competition's ``read``, or a split has no labelled image.
+    """
+    table = get_competition(config.data.competition).read(config.data.root)
+    if config.data.splits is None:
+        return table
+    chosen = [of_split(table.labelled, name, "data.splits") for name in config.data.splits]
+    kept = ~table.is_labelled
+    kept[table.is_labelled] = np.any(chosen, axis=0)
+    return CellTable(table.frame[kept].reset_index(drop=True), table.class_names)
 
 
 def external_root(config: Config, name: str) -> Path:
@@ -199,14 +214,16 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     table = CellTable(grouped, table.class_names)
     labelled, test = table.labelled, table.test
     # A split made by other settings is not taken up: either all its folds are replaced, or need_same refuses
-    if run.folds_csv.exists() and run.split_settings() == config.folds.model_dump(mode="json") and not debug:
+    if run.folds_csv.exists() and run.split_settings() == config.folds and not debug:
         folds = take_up_folds(run.split(), labelled, config.folds)
     else:
         folds = assign_folds(labelled, units[table.is_labelled], config.folds)
     training_label = read_corrections(data, labelled, table.class_names, folds, config.folds.numbers)
     if debug:
-        place = pd.DataFrame({"fold": folds, "external": labelled.is_external})
-        kept = place.groupby(["fold", "external"]).head(DEBUG_IMAGES).index.to_numpy()
+        place = pd.DataFrame({"fold": folds, "external": labelled.is_external, "label": labelled.label})
+        turn = place.groupby(["fold", "external", "label"]).cumcount()  # classes in turn: files lie class by class
+        in_turn = place.loc[turn.sort_values(kind="stable").index]
+        kept = np.sort(in_turn.groupby(["fold", "external"]).head(DEBUG_IMAGES).index.to_numpy())
         labelled, folds, test = labelled.iloc[kept].reset_index(drop=True), folds[kept], test.head(DEBUG_IMAGES)
         training_label = {fold: label[kept] for fold, label in training_label.items()}
         epochs = min(2, config.training.epochs)
@@ -278,6 +295,9 @@ def experiment_summary(experiment: Experiment) -> str:
             f"  hold-out, {what}: {len(held)} images of {held.group.nunique()} groups that no fold trains on or is "
             "chosen by"
         )
+    beside = int((experiment.folds == NOWHERE).sum())
+    if beside:
+        expansion.append(f"  {beside} other images of these groups, or copies, are neither trained on nor scored")
     drawn = "  (RENDERED images, drawn by this project: no result on them says anything about patients)"
     leak = "  (image-level: patients cross folds, scores are too high)" if by == "image" else ""
     if by == "split":

@@ -1,6 +1,7 @@
 """Stratified folds in which no patient crosses from one fold to another."""
 
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,9 @@ IN_EVERY_TRAINING_SET = -1
 
 HOLDOUT = -2
 """The fold of images that are in no training set, and that no fold is chosen by (``folds.holdout``)."""
+
+NOWHERE = -3
+"""The fold of other images of the hold-out's patients, and of copies of its images: neither trained on nor scored."""
 
 
 def assign_folds(labelled: pd.DataFrame, units: np.ndarray, config: FoldsConfig) -> np.ndarray:
@@ -29,7 +33,7 @@ def assign_folds(labelled: pd.DataFrame, units: np.ndarray, config: FoldsConfig)
         config: Number of folds, kind of split, seed, and what becomes of external images.
 
     Returns:
-        n fold numbers, 0..K-1; ``IN_EVERY_TRAINING_SET`` for external images that are not split.
+        n fold numbers, 0..K-1; ``IN_EVERY_TRAINING_SET`` for images that are not split, ``HOLDOUT``, or ``NOWHERE``.
 
     Raises:
         UserError: There are fewer units than folds, or every class is rarer than that.
@@ -39,11 +43,13 @@ def assign_folds(labelled: pd.DataFrame, units: np.ndarray, config: FoldsConfig)
     held = np.zeros(len(labelled), dtype=bool)
     held[~external] = _choose_holdout(labelled[~external], units[~external], config)
     folds[held] = HOLDOUT
-    own = ~external & ~held
+    beside = np.isin(units, units[held]) & ~held
+    own = ~external & ~held & ~beside
     folds[own] = _split(labelled[own], units[own], config)
     # a copy of a held-out image shares its fold, and so is never trained on when it is held out
-    fold_of = dict(zip(units[~external], folds[~external], strict=True))
+    fold_of = dict(zip(units[own], folds[own], strict=True))
     folds[external] = [fold_of.get(unit, IN_EVERY_TRAINING_SET) for unit in units[external]]
+    folds[beside] = NOWHERE
     if config.external == "split" and config.by != "split":
         free = external & (folds == IN_EVERY_TRAINING_SET)
         folds[free] = _split_external(labelled[free], units[free], config)
@@ -55,7 +61,7 @@ def training_rows(labelled: pd.DataFrame, folds: np.ndarray, config: FoldsConfig
     """Chooses the rows to train on when a fold is held out.
 
     Where images are held out by the competition's own splits, a patient may have images in several: all images of
-    a patient who is held out are left out of the training set, as are those of a patient of the hold-out.
+    a patient who is held out are left out of the training set.
 
     Args:
         labelled: The n labelled rows of a ``CellTable``.
@@ -66,7 +72,7 @@ def training_rows(labelled: pd.DataFrame, folds: np.ndarray, config: FoldsConfig
     Returns:
         n booleans.
     """
-    away = (folds == fold) | (folds == HOLDOUT)
+    away = (folds == fold) | (folds <= HOLDOUT)
     if config.left_out is not None:
         away |= folds == config.left_out
     if config.by == "image":  # patients cross on purpose
@@ -79,23 +85,39 @@ def training_rows(labelled: pd.DataFrame, folds: np.ndarray, config: FoldsConfig
 def _choose_holdout(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig) -> np.ndarray:
     """Chooses the hold-out among the competition's images: a split by its name, or a share.
 
-    A share is one part of as many as make it up, split as folds are: the part that comes closest to the
-    share of each class.
+    The images are split as folds are, into as many parts as make the share up: .1 is one part of ten, .15 three of
+    twenty. The parts are taken that bring the number of each class closest to its share.
     """
     if config.holdout is None:
         return np.zeros(len(rows), dtype=bool)
     if isinstance(config.holdout, str):
-        return _of_split(rows, config.holdout, "folds.holdout")
-    count = round(1 / config.holdout)
+        return of_split(rows, config.holdout, "folds.holdout")
+    share = Fraction(config.holdout).limit_denominator(20)
     kind = "image" if config.by == "image" else "group"
-    parts = _split(rows, units, config.model_copy(update={"count": count, "by": kind}), "folds.holdout")
-    counts = np.stack([np.bincount(rows.label[parts == k], minlength=rows.label.max() + 1) for k in range(count)])
-    away = np.abs(counts - config.holdout * counts.sum(axis=0)).sum(axis=1)
-    return np.asarray(parts == away.argmin())
+    settings = config.model_copy(update={"count": share.denominator, "by": kind})
+    parts = _split(rows, units, settings, "folds.holdout")
+    counts = pd.crosstab(parts, rows.label.to_numpy()).reindex(range(share.denominator), fill_value=0).to_numpy()
+    wanted, taken = float(share) * counts.sum(axis=0), np.zeros(share.denominator, dtype=bool)
+    for _ in range(share.numerator):
+        away = np.abs(counts[taken].sum(axis=0) + counts - wanted).sum(axis=1)
+        taken[np.where(taken, np.inf, away).argmin()] = True
+    return np.asarray(taken[parts])
 
 
-def _of_split(rows: pd.DataFrame, name: str, key: str) -> np.ndarray:
-    """Finds the rows of one of the competition's splits."""
+def of_split(rows: pd.DataFrame, name: str, key: str) -> np.ndarray:
+    """Finds the rows of one of the competition's splits.
+
+    Args:
+        rows: n of the competition's labelled rows.
+        name: The split.
+        key: Of the configuration, for the message.
+
+    Returns:
+        n booleans.
+
+    Raises:
+        UserError: There are none.
+    """
     found: np.ndarray = (rows.split == name).to_numpy()
     if not found.any():
         known = ", ".join(dict.fromkeys(rows.split))
@@ -108,7 +130,7 @@ def _split(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig, key: str 
     if config.by == "split":
         folds = np.full(len(rows), IN_EVERY_TRAINING_SET)
         for fold, name in enumerate(config.splits):
-            folds[_of_split(rows, name, "folds.splits")] = fold
+            folds[of_split(rows, name, "folds.splits")] = fold
         return folds
     count = len(np.unique(units))
     if count < config.count:
@@ -169,7 +191,7 @@ def check_folds(labelled: pd.DataFrame, folds: np.ndarray, config: FoldsConfig) 
     """
     own = ~labelled.is_external.to_numpy()
     unsplit = (folds == IN_EVERY_TRAINING_SET) & ((~own & (config.external == "train")) | (config.by == "split"))
-    held = (folds == HOLDOUT) & (config.holdout is not None)
+    held = (folds <= HOLDOUT) & (config.holdout is not None)
     outside = ~np.isin(folds, range(config.count)) & ~unsplit & ~held
     if outside.any():
         raise UserError(f"folds: {labelled.image_id[outside].iloc[0]} has no fold of 0..{config.count - 1}")
@@ -177,9 +199,8 @@ def check_folds(labelled: pd.DataFrame, folds: np.ndarray, config: FoldsConfig) 
     if (sizes == 0).any():
         raise UserError(f"folds.count: fold {int(np.argmin(sizes))} is empty, too few groups; lower folds.count")
     if config.by == "group":
-        # a hold-out by name may share patients with other splits: training_rows leaves them out
-        placed = ~held if isinstance(config.holdout, str) else np.full(len(folds), True)
-        spread = pd.Series(folds[placed]).groupby(labelled.group.to_numpy()[placed]).nunique()
+        placed = np.maximum(folds, HOLDOUT)  # what is nowhere lies beside the hold-out's images
+        spread = pd.Series(placed).groupby(labelled.group.to_numpy()).nunique()
         crossing = spread[spread > 1]
         if len(crossing):
             raise UserError(

@@ -25,8 +25,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
-from leukofold.config import is_irrelevant
+from leukofold.config import Config, FoldsConfig, is_irrelevant
 from leukofold.errors import UserError
 from leukofold.files import replacing, write_json, write_text
 
@@ -320,10 +321,14 @@ class RunFolder:
             holdout.save(folder.path / "holdout.npz")
         write_json(folder.path / "metrics.json", dict(metrics))
 
-    def split_settings(self) -> dict[str, Any]:
-        """Returns the ``folds`` section that the run's split was made by; empty if no training has begun."""
+    def split_settings(self) -> FoldsConfig | None:
+        """Returns the ``folds`` section that the run's split was made by; None if no training has begun."""
         found = (FoldFolder(path).metadata() for path in sorted(self.path.glob("fold[0-9]*")))
-        return next((metadata["config"]["folds"] for metadata in found if metadata), {})
+        sections = (metadata["config"]["folds"] for metadata in found if metadata)
+        try:
+            return next((FoldsConfig.model_validate(section) for section in sections), None)
+        except ValidationError:  # of another version of this project
+            return None
 
     def complete_folds(self) -> list[int]:
         """Returns the numbers of the folds whose training came to its end."""
@@ -345,12 +350,22 @@ class RunFolder:
             if not other or path.name in {f"fold{k}" for k in replaced}:
                 continue
             for key in COMMON:
+                if key == "config_digest" and digest_of(other) == metadata.get(key):
+                    continue
                 if other.get(key) != metadata.get(key):
                     what = _first_difference(other["config"], metadata["config"]) if key == "config_digest" else key
                     raise UserError(
                         f"{path}: the run was trained with another {what}; name another run with --run NAME, "
                         f"or delete {self.path}"
                     )
+
+
+def digest_of(metadata: Mapping[str, Any]) -> str:
+    """Returns the digest of a fold's configuration, keys that are newer than the fold at their defaults."""
+    try:
+        return Config.model_validate(metadata["config"]).digest()
+    except ValidationError:  # a key is gone, or takes other values now
+        return str(metadata["config_digest"])
 
 
 def find_runs(root: Path = RUNS) -> list[RunFolder]:

@@ -40,7 +40,7 @@ def write_submission(
     """
     competition = get_competition(blend.metadata["competition"])
     decision = decision or by_highest_logit(blend)
-    stem = name or _default_name(blend) + ("" if decision.threshold is None else "-prior")
+    stem = name or _default_name(blend) + ("-prior" if decision.prior is not None else "")
     path = root / competition.name / f"{stem}{competition.submission_suffix}"
     labels = decision.labels
     with replacing(path) as temporary:

@@ -52,13 +52,7 @@ def blend_summary(blend: Blend, submission: Path | None, decision: Decision | No
     lines += _holdout_lines(blend)
     if blend.choice.judged:
         lines += _choice_lines(blend)
-    if decision is not None and decision.oof is not None:
-        lines.append(
-            f"  threshold   {decision.threshold:+.4f} on the test images, for the training images' share of "
-            f"{blend.oof.class_names[1]}, {decision.prior:.4f}; out of fold, each fold matched by itself, "
-            f"{METRICS[metadata['metric']]} {decision.oof[metadata['metric']]:.4f} in place of "
-            f"{blend.scores()[metadata['metric']]:.4f}"
-        )
+    lines += _decision_lines(blend, decision)
     if submission is None:
         return "\n".join([*lines, f"  no submission: {metadata['input']} holds no test images"])
     lines += [
@@ -66,6 +60,21 @@ def blend_summary(blend: Blend, submission: Path | None, decision: Decision | No
         f"  origin      {sidecar(submission)}",
     ]
     return "\n".join(lines)
+
+
+def _decision_lines(blend: Blend, decision: Decision | None) -> list[str]:
+    """Tells of a threshold that is matched to the training images, and what the same does out of fold."""
+    if decision is None or decision.oof is None:
+        return []
+    metric, plain, holdout = blend.metadata["metric"], blend.scores(), blend.holdout_scores()
+    changes = [f"out of fold, each fold matched by itself, {decision.oof[metric]:.4f} in place of {plain[metric]:.4f}"]
+    if decision.holdout is not None and holdout is not None:
+        changes.append(f"hold-out {decision.holdout[metric]:.4f} in place of {holdout[metric]:.4f}")
+    moved = "" if decision.threshold is None else f"{decision.threshold:+.4f} on the test images, "
+    return [
+        f"  threshold   {moved}for the training images' share of {blend.oof.class_names[1]}, {decision.prior:.4f}; "
+        f"{METRICS[metric]} {'; '.join(changes)}"
+    ]
 
 
 def _holdout_lines(blend: Blend) -> list[str]:

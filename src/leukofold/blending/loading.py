@@ -95,6 +95,9 @@ def caveats(runs: Sequence[LoadedRun]) -> list[str]:
         found.append("RENDERED images, drawn by this project: these scores say nothing about patients")
     if any(run.metadata["split_by"] == "image" for run in runs):
         found.append("image-level folds: patients cross them, the scores are too high")
+    if any(run.metadata["split_by"] == "split" for run in runs):
+        splits = ", ".join(runs[0].metadata["config"]["folds"]["splits"])
+        found.append(f"OPTIMISTIC: the epochs were chosen on {splits}, the images that are scored out of fold")
     leaking = [run.name for run in runs if run.metadata.get("label_lists") == "all folds"]
     if leaking:
         found.append(f"{name_some(leaking)}: {LEAKING_LISTS}")

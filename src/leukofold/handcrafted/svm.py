@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
@@ -71,7 +71,9 @@ class SupportVectorMachine:
         Args:
             features: n x D, finite.
             labels: n class indices, 0..K-1, two images of a class at least.
-            groups: n groups, kept whole by the inner splits where they can be (see ``inner_splits``).
+            groups: n groups, kept whole by the inner splits where they can be (see ``inner_splits``). With few groups
+                the inner machines may rank groups they have not seen worse than chance; a sigmoid fitted to that would
+                turn the machine upside down, so that it is fitted by images instead.
             classes: K; some may be absent.
             c: Penalty, above 0.
             gamma: Of the kernel, above 0, or ``scale``.
@@ -83,12 +85,13 @@ class SupportVectorMachine:
         features = features.astype(np.float32)
         common = np.bincount(labels, minlength=classes)[labels] > 1
         x, y = features[common].astype(np.float64), labels[common]
-        machine: CalibratedClassifierCV | DummyClassifier = DummyClassifier()  # one class alone is always predicted
+        machine: CalibratedClassifierCV | DummyClassifier = DummyClassifier().fit(x, y)  # one class alone: always it
         if len(np.unique(y)) > 1:
             support = make_pipeline(StandardScaler(), SVC(C=c, gamma=gamma, class_weight="balanced"))
-            splits = inner_splits(y, groups[common], seed)
-            machine = CalibratedClassifierCV(support, method="sigmoid", cv=splits, ensemble=False)
-        return cls(features, labels, groups, classes, c, gamma, seed, StandardScaler().fit(x), machine.fit(x, y))
+            machine = _calibrated(support, x, y, inner_splits(y, groups[common], seed))
+            if _upside_down(machine):
+                machine = _calibrated(support, x, y, _splits_by_image(y, seed))
+        return cls(features, labels, groups, classes, c, gamma, seed, StandardScaler().fit(x), machine)
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Classifies images.
@@ -184,4 +187,22 @@ def inner_splits(labels: np.ndarray, groups: np.ndarray, seed: int) -> list[Spli
             splits: list[Split] = list(by_group.split(labels, labels, groups))
             if all(len(held_out) and len(np.unique(labels[kept])) == classes for kept, held_out in splits):
                 return splits
+    return _splits_by_image(labels, seed)
+
+
+def _splits_by_image(labels: np.ndarray, seed: int) -> list[Split]:
+    """Splits images whatever their groups, stratified by class."""
+    most = min(_INNER_FOLDS, int(np.bincount(labels).max()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")
         return list(StratifiedKFold(most, shuffle=True, random_state=seed).split(labels, labels))
+
+
+def _calibrated(support: Pipeline, x: np.ndarray, y: np.ndarray, splits: list[Split]) -> CalibratedClassifierCV:
+    """Trains a machine on all images, and its sigmoids on decision values of the inner splits."""
+    return CalibratedClassifierCV(support, method="sigmoid", cv=splits, ensemble=False).fit(x, y)
+
+
+def _upside_down(machine: CalibratedClassifierCV) -> bool:
+    """Tells whether a sigmoid, 1 / (1 + exp(a f + b)), falls with the decision value f."""
+    return any(sigmoid.a_ > 0 for each in machine.calibrated_classifiers_ for sigmoid in each.calibrators)

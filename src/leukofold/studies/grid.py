@@ -18,7 +18,7 @@ from leukofold.config import Config, load_config, run_name
 from leukofold.errors import UserError
 from leukofold.layers import load_layers
 from leukofold.metrics import BINARY_METRICS, metric_titles
-from leukofold.studies.schema import ENSEMBLE, UNLABELLED_NAME, VIEWS, Study, need_known
+from leukofold.studies.schema import ENSEMBLE, SEED, UNLABELLED_NAME, VIEWS, Study, need_known
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Grid:
         """Chooses the runs to train.
 
         Args:
-            only: ``AXIS=LEVEL`` words; levels of one axis add up, axes narrow each other down.
+            only: ``AXIS=LEVEL`` words, or ``seed=NUMBER``; levels of one axis add up, axes narrow each other down.
 
         Returns:
             The runs, in the grid's order; all where ``only`` is empty.
@@ -103,13 +103,15 @@ class Grid:
         Raises:
             UserError: A word names no axis or no level.
         """
+        known = {axis: list(levels) for axis, levels in self._axes()} | {SEED: [str(k) for k in self.study.seeds]}
         wanted: dict[str, set[str]] = {}
         for word in only:
             axis, _, level = word.partition("=")
-            need_known(f"--only {word}: axis", axis, list(self.study.axes))
-            need_known(f"--only {word}: level of {axis}", level, list(self.study.axes[axis]))
+            need_known(f"--only {word}: axis", axis, list(known))
+            need_known(f"--only {word}: level of {axis}", level, known[axis])
             wanted.setdefault(axis, set()).add(level)
-        return [run for run in self.runs if all(run.levels[axis] in levels for axis, levels in wanted.items())]
+        named = [(run, {**run.levels, SEED: str(run.seed)}) for run in self.runs]
+        return [run for run, levels in named if all(levels[axis] in chosen for axis, chosen in wanted.items())]
 
     def _axes(self) -> list[tuple[str, list[str]]]:
         """Returns each axis and its levels' names."""
@@ -138,6 +140,8 @@ def load_study(
     """
     study = load_layers(Study, [path])
     study.check(path)
+    if any(override.partition("=")[0].strip() == "training.seed" for override in overrides):
+        raise UserError("--set training.seed: a study has seeds of its own; choose some with --only seed=NUMBER")
     name = name or run_name([path])
     name = name if name.startswith(STUDIES) else f"{STUDIES}{name}"  # where blending does not look by itself
     runs: list[StudyRun] = []

@@ -81,6 +81,7 @@ def _best_title(results: Results, best: Best) -> str:
         TITLES[best.place.view],
         *(["RENDERED images"] if best.scored.metadata["rendered"] else []),
         *(["image-level folds"] if best.scored.metadata["split_by"] == "image" else []),
+        *(["OPTIMISTIC epoch"] if best.scored.metadata["split_by"] == "split" and best.place.on == "folds" else []),
     ]
     return "; ".join(parts)
 

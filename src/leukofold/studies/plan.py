@@ -5,8 +5,9 @@ are timed by what earlier trainings noted, or else by a few steps of the network
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +17,10 @@ from tqdm import tqdm
 from leukofold.competitions import get_competition
 from leukofold.config import Config
 from leukofold.errors import UserError
-from leukofold.experiment import external_root, read_external
+from leukofold.experiment import external_root, read_competition, read_external
 from leukofold.inference import tta_views
 from leukofold.rendering import is_current
-from leukofold.runs import RUNS, FoldFolder, RunFolder
+from leukofold.runs import RUNS, FoldFolder, RunFolder, digest_of
 from leukofold.studies.grid import Grid, StudyRun
 from leukofold.studies.probe import seconds_per_image
 
@@ -35,6 +36,7 @@ class Images:
 
     Attributes:
         own: The competition's labelled images.
+        splits: How many of them are of each of its splits; empty where they are still to be rendered.
         external: Images of external data sets.
         test: Images to predict.
         classes: K.
@@ -46,13 +48,28 @@ class Images:
     test: int
     classes: int
     ids: frozenset[str] = field(default=frozenset(), compare=False)
+    splits: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def per_fold(self, config: Config) -> tuple[float, float, float]:
-        """Returns the images of a fold that are trained on, scored after each epoch, and scored at the end."""
-        count = config.folds.count
-        split = self.own + (self.external if config.folds.external == "split" else 0)
-        trained = split * (len(config.folds.numbers) - 1) / count + (self.own + self.external - split)
-        return trained, self.own / count, split / count + self.test
+        """Returns the images of a fold that are trained on, scored after each epoch, and scored at the end.
+
+        Splits of images that are still to be rendered count as a tenth each.
+        """
+        folds = config.folds
+        held = 0.0
+        if folds.holdout is not None:
+            held = self._of(folds.holdout) if isinstance(folds.holdout, str) else folds.holdout * self.own
+        own = self.own - held
+        if folds.by == "split":
+            validated = sum(map(self._of, folds.splits)) / len(folds.splits)
+            return own - validated + self.external, validated, validated + self.test + held
+        split = own + (self.external if folds.external == "split" else 0)
+        trained = split * (len(folds.numbers) - 1) / folds.count + (own + self.external - split)
+        return trained, own / folds.count, split / folds.count + self.test + held
+
+    def _of(self, split: str) -> float:
+        """Returns the number of images of a split."""
+        return self.splits.get(split, 0) if self.splits else self.own / 10
 
 
 @dataclass(frozen=True)
@@ -117,8 +134,10 @@ class RunPlan:
         config, epoch, scored = self.run.config, self.pace.epoch, 0.0
         if self.images is not None:
             trained, validation, at_the_end = self.images.per_fold(config)
-            scored = at_the_end * len(tta_views(config.inference)) * FORWARD_SHARE * self.pace.image
-            epoch = epoch or (trained + validation * FORWARD_SHARE) * self.pace.image
+            forward, views = FORWARD_SHARE * self.pace.image, len(tta_views(config.inference))
+            scored = at_the_end * views * forward
+            validated = validation * (views if config.training.validate_with_tta else 1)
+            epoch = epoch or trained * self.pace.image + validated * forward
         return None if epoch is None else (config.training.epochs - fold.epochs) * epoch + scored
 
 
@@ -170,14 +189,16 @@ def count_images(config: Config) -> tuple[Images | None, str]:
         Their numbers, and "" - or None, and what is missing.
     """
     data, external, ids = config.data, 0, set[str]()
+    splits: dict[str, int] = {}
     try:
         competition = get_competition(data.competition)
         classes = competition.class_names
         if data.render is not None and not is_current(data.root, data.competition, data.render):
             own, test = data.render.images, data.render.test_images
         else:
-            table = competition.read(data.root)
+            table = read_competition(config)
             own, test = len(table.labelled), len(table.test)
+            splits = Counter(table.labelled.split)
             ids.update(table.labelled.image_id)
         for name, source in data.external.items():
             folder = external_root(config, name)
@@ -189,7 +210,7 @@ def count_images(config: Config) -> tuple[Images | None, str]:
                 ids.update(rows.image_id)
     except UserError as error:
         return None, str(error)
-    return Images(own, external, test, len(classes), frozenset(ids)), ""
+    return Images(own, external, test, len(classes), frozenset(ids), splits), ""
 
 
 def plan_summary(grid: Grid, plans: Sequence[RunPlan]) -> str:
@@ -238,7 +259,7 @@ def _states(plan: RunPlan) -> str:
 def _fold_plan(folder: FoldFolder, fold: int, config: Config, same_images: bool) -> FoldPlan:
     """Tells how far a fold is."""
     metadata = folder.metadata()
-    if metadata and metadata["config_digest"] != config.digest():
+    if metadata and digest_of(metadata) != config.digest():
         return FoldPlan(fold, "of other settings")
     if metadata and not same_images:
         return FoldPlan(fold, "of other images")
@@ -283,12 +304,14 @@ def _work(config: Mapping[str, Any]) -> str:
     training, data, folds = config["training"], config["data"], config["folds"]
     return json.dumps(
         [
-            config["model"]["backbone"],
+            [config["model"].get(key) for key in ("backbone", "head", "frozen")],
+            config.get("svm"),
             config["image"]["size"],
             [data["competition"], data["render"]],
             {name: [source["classes"], source["render"]] for name, source in data["external"].items()},
             [folds["count"], folds["external"]],
             [training[key] for key in ("precision", "batch_size", "accumulate", "compile")],
+            [training.get(key) for key in ("cached_views", "validate_with_tta")],
         ],
         sort_keys=True,
     )
@@ -299,7 +322,7 @@ def _with_probes(plans: Sequence[RunPlan]) -> list[RunPlan]:
     unknown = {
         _network(plan.run.config): (plan.run.config, plan.images.classes)
         for plan in plans
-        if plan.pace is None and plan.images is not None and plan.open_folds
+        if plan.pace is None and plan.images is not None and plan.open_folds and plan.run.config.svm is None
     }
     paces = {}
     for key, (config, classes) in tqdm(unknown.items(), desc="timing networks", leave=False, disable=not unknown):
@@ -309,7 +332,7 @@ def _with_probes(plans: Sequence[RunPlan]) -> list[RunPlan]:
             seconds, None, f"times probed: {what} on {device}, the network alone, {1 / seconds:.3g} images/s"
         )
     return [
-        RunPlan(plan.run, plan.folds, plan.images, plan.missing, plan.pace or paces.get(_network(plan.run.config)))
+        replace(plan, pace=plan.pace or (None if plan.run.config.svm else paces.get(_network(plan.run.config))))
         for plan in plans
     ]
 

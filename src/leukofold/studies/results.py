@@ -105,7 +105,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A level against the first one of its axis, or a view against the first one, on the same images.
+    """A level against the first one of its axis, or a view against the first one.
 
     Attributes:
         axis: The axis, or ``views``.
@@ -114,6 +114,7 @@ class Comparison:
         value: The row's headline metric.
         reference_value: The first level's.
         difference: The row's minus the first level's.
+        paired: Whether both scored the same images; folds of another kind, or another hold-out, did not.
         p: Of a one-sided Mann-Whitney U test over seeds: how likely the first level is so much better by chance
             (Prellberg and Kramer 2019, section 4.4). None for one seed.
     """
@@ -124,6 +125,7 @@ class Comparison:
     value: float
     reference_value: float
     difference: Value
+    paired: bool
     p: float | None
 
 
@@ -260,7 +262,11 @@ def _first(grid: Grid, axis: str) -> str:
 
 
 def _paired(grid: Grid, scored: AllScored, axis: str, place: Place) -> list[tuple[Scored, Scored]]:
-    """Pairs a row with its axis' first level, for each seed under which both scored the same images."""
+    """Pairs a row with its axis' first level, for each seed under which both scored the same images.
+
+    Folds of another kind (by patient, by image) cover other images where there is a hold-out: rows of all their folds
+    are compared all the same.
+    """
     first = _first(grid, axis)
     if place.level(axis) == first:
         return []
@@ -269,9 +275,14 @@ def _paired(grid: Grid, scored: AllScored, axis: str, place: Place) -> list[tupl
         for seed in grid.study.seeds
     ]
     both = [(scored[one], scored[other]) for one, other in keys if one in scored and other in scored]
-    return [
-        (a, b) for a, b in both if _same_images(a.pooled, b.pooled) and a.metadata["rendered"] == b.metadata["rendered"]
-    ]
+    return [(a, b) for a, b in both if a.metadata["rendered"] == b.metadata["rendered"] and _comparable(a, b)]
+
+
+def _comparable(one: Scored, other: Scored) -> bool:
+    """Tells whether two rows scored the same images, or as many folds of another kind."""
+    if _same_images(one.pooled, other.pooled):
+        return True
+    return one.metadata["split_by"] != other.metadata["split_by"] and len(one.folds) == len(other.folds)
 
 
 def _same_images(one: Predictions, other: Predictions) -> bool:
@@ -287,18 +298,23 @@ def _comparison(grid: Grid, scored: AllScored, axis: str, place: Place) -> Compa
     pairs, seeds = _paired(grid, scored, axis, place), len(grid.study.seeds)
     views = (place.view, place.moved(axis, first).view)
     ones, others = (_by_seed(grid, [pair[i] for pair in pairs], views[i], metric) for i in (0, 1))
-    if seeds == 1 and grid.study.over == "pooled":
+    same = all(_same_images(one.pooled, other.pooled) for one, other in pairs)
+    if grid.study.over == "folds":
+        same = same and all(map(_same_images, *(pair.parts for pair in pairs[0])))
+    if seeds == 1 and not same:
+        difference = Value(float(np.mean(ones) - np.mean(others)))
+    elif seeds == 1 and grid.study.over == "pooled":
         one, other = (pair.pooled for pair in pairs[0])
         reference = labelled_logits(other, views[1])[1]
         found = interval(metric, *labelled_logits(one, views[0]), other.group, reference)
         difference = _with_interval(found)
-    elif seeds == 1 and not all(map(_same_images, *(pair.parts for pair in pairs[0]))):
-        difference = Value(float(np.mean(ones) - np.mean(others)))  # folds of another split are no pairs
+    elif seeds == 1:
+        difference = _spread([np.subtract(ones[0], others[0]).tolist()], seeds)
     else:
-        difference = _spread([np.subtract(a, b).tolist() for a, b in zip(ones, others, strict=True)], seeds)
+        difference = _spread([[float(np.mean(a) - np.mean(b))] for a, b in zip(ones, others, strict=True)], seeds)
     means = [[float(np.mean(parts)) for parts in values] for values in (ones, others)]
     p = float(mannwhitneyu(means[1], means[0], alternative="greater").pvalue) if len(pairs) > 1 else None
-    return Comparison(axis, place, first, float(np.mean(means[0])), float(np.mean(means[1])), difference, p)
+    return Comparison(axis, place, first, float(np.mean(means[0])), float(np.mean(means[1])), difference, same, p)
 
 
 def _best(grid: Grid, scored: AllScored) -> Best | None:

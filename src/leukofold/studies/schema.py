@@ -26,6 +26,7 @@ UNLABELLED_NAME = "unlabelled"
 """The class under which a composition counts images without a label."""
 
 SCORED_ON = ("folds", "holdout")
+SEED = "seed"
 """What rows are scored on: images out of fold, or those of the hold-out."""
 
 SPREAD = ("mean", "std", "min", "max")
@@ -184,7 +185,7 @@ def _check_names(study: Study, path: Path) -> None:
         for name in (axis, *levels):
             if not re.fullmatch(r"[a-z0-9_]+", name):
                 raise UserError(f"{path}: axes.{axis}: '{name}' is no name; take lower-case letters, digits and _")
-        if axis in (*RESULT_COLUMNS, *KNOWN_METRICS):
+        if axis in (*RESULT_COLUMNS, *KNOWN_METRICS, SEED):
             raise UserError(f"{path}: axes.{axis}: the table has a column of that name; choose another")
         if ENSEMBLE in levels:
             raise UserError(f"{path}: axes.{axis}: '{ENSEMBLE}' is the name of averaged runs; choose another")

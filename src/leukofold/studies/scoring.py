@@ -12,7 +12,7 @@ from leukofold.blending.loading import LoadedRun, average_logits, load_run
 from leukofold.corrections import LEAKING_LISTS
 from leukofold.errors import UserError
 from leukofold.metrics import AUC, area_under_curve, score
-from leukofold.runs import Predictions, RunFolder
+from leukofold.runs import Predictions, RunFolder, digest_of
 from leukofold.studies.grid import Grid, StudyRun
 
 
@@ -73,7 +73,7 @@ def _load(run: StudyRun, root: Path, remarks: list[str]) -> LoadedRun | None:
     except UserError as error:
         remarks.append(str(error))
         return None
-    if loaded.metadata["config_digest"] != run.config.digest():
+    if digest_of(loaded.metadata) != run.config.digest():
         remarks.append(f"{run.name}: trained with other settings than the study's now")
     if loaded.metadata.get("label_lists") == "all folds":
         remarks.append(f"{run.name}: {LEAKING_LISTS}")

@@ -98,6 +98,8 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
         found.append("RENDERED images: these numbers say nothing about patients (rows marked rendered).")
     if any(row.values and row.split_by == "image" for row in rows):
         found.append("Image-level folds: patients cross, scores too high (rows split by image).")
+    if any(row.values and row.split_by == "split" and row.place.on == "folds" for row in rows):
+        found.append("OPTIMISTIC: the epochs were chosen on the images that are scored (rows split by split).")
     return found
 
 
@@ -173,7 +175,9 @@ def _comparison_table(results: Results, comparisons: Sequence[Comparison]) -> st
         cells += [] if axis == VIEWS else [place.levels[axis]]
         cells += [f"{found.value:.4f}", f"{found.reference_value:.4f}", _written(found.difference, "+.4f")]
         body.append([*cells, *([_probability(found.p)] if tested else [])])
-    title = f"## {metric} by {axis}, each against {reference} on the same images (paired)"
+    paired = all(comparison.paired for comparison in comparisons)
+    images = "on the same images (paired)" if paired else "(paired where there is an interval or a deviation)"
+    title = f"## {metric} by {axis}, each against {reference} {images}"
     meaning = (
         "\n\np: one-sided Mann-Whitney U test over the seeds (Prellberg and Kramer 2019, section 4.4): how often "
         f"chance alone puts {reference} so far ahead. Small: {reference} is better."

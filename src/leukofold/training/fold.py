@@ -172,7 +172,10 @@ def _write_results(experiment: Experiment, trainer: "FoldTrainer", seconds: floa
         print(
             f"fold {fold}: out-of-fold {METRICS[competition.metric]} {value:.4f} on {own.sum()} images "
             f"(best epoch {trainer.progress.best_epoch}, {experiment.config.inference.tta} TTA, {seconds:.0f} s)"
-            + ("; image-level folds: too high" if experiment.split_by == "image" else "")
+            + {
+                "image": "; image-level folds: too high",
+                "split": "; optimistic: the epoch was chosen on these images",
+            }.get(experiment.split_by, "")
         )
         if holdout is not None:
             value = metrics["holdout_rows"][competition.metric]

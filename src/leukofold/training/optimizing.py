@@ -46,17 +46,18 @@ def build_optimizer(network: Classifier, config: OptimizerConfig) -> torch.optim
 
 def _parameter_groups(network: Classifier, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Divides the parameters that train by the groups' learning rates, each without and with weight decay."""
-    stages = _stages(network)
+    stages = _stages(network) if any(group.depth is not None for group in config.groups) else {}
     left = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    divided: list[dict[str, Any]] = []
+    names, divided = list(left), list[dict[str, Any]]()
     rest = ParameterGroup(match="*", lr=config.lr)
     for number, group in enumerate((*config.groups, rest)):
         own = [name for name in left if _belongs(name, group, stages)]
         if not own and group is not rest:
             what = group.match if group.match is not None else f"depth {', '.join(map(str, group.depth or ()))}"
+            depths = f", depths are 0 to {max(stages.values())}" if stages else ""
             raise UserError(
                 f"optimizer.groups.{number}: {what} names no parameter that trains and that no earlier group has; "
-                f"parameters are called {', '.join(list(left)[:2])}, depths are 0 to {max(stages.values())}"
+                f"parameters are called {', '.join(names[:2])}{depths}"
             )
         parameters = [left.pop(name) for name in own]
         parts = (
@@ -77,7 +78,12 @@ def _belongs(name: str, group: ParameterGroup, stages: Mapping[str, int]) -> boo
 
 def _stages(network: Classifier) -> dict[str, int]:
     """Returns the stage of each parameter of the backbone, as timm counts them; 0 is the stem."""
-    matcher = network.backbone.group_matcher(coarse=True)
+    try:
+        matcher = network.backbone.group_matcher(coarse=True)
+    except AttributeError:
+        raise UserError(
+            f"optimizer.groups: timm knows no depths of {type(network.backbone).__name__}; name its parameters by match"
+        ) from None
     found = group_parameters(network.backbone, matcher)
     return {f"backbone.{name}": int(stage) for stage, names in found.items() for name in names}
 

@@ -187,7 +187,7 @@ class Trainer:
         self.plain_optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.schedule.take_up(state["schedule"])
+        self.schedule.take_up(state.get("schedule"))
         self.progress = Progress(**state["progress"])
         return True
 
