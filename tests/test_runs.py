@@ -11,7 +11,7 @@ from leukofold.blending.aligning import align_runs
 from leukofold.blending.loading import load_run
 from leukofold.config import Config, FoldsConfig
 from leukofold.errors import UserError
-from leukofold.runs import Predictions
+from leukofold.runs import Predictions, RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +104,7 @@ def test_runs_that_say_otherwise_of_an_image_are_refused_by_name(wbc_runs: "RunM
         align_runs([load_run(first), load_run(other)])
 
 
-def test_a_run_from_before_a_key_was_known_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_from_before_a_key_was_known_is_gone_on_with(tmp_path: "Path") -> None:
     config = Config()
     old = config.resolved()
     del old["folds"]["holdout"], old["optimizer"]["groups"]
