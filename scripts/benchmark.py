@@ -225,8 +225,11 @@ def frozen(images: int | None) -> None:
                 train_folds(config, run, [0], resume=False, debug=False)
             seconds[name] = time.perf_counter() - began
             histories[name] = pd.read_csv(run.fold(0).history)
-        trained = len(run.split().query("fold == 1"))
-        print(f"ResNet-50 at {config.image.size} pixels, frozen; an epoch trains on {trained} images, and validates")
+        split, batch = run.split(), config.training.batch_size
+        trained, validated = (split.fold == 1).sum() // batch * batch, (split.fold == 0).sum()
+        print(
+            f"ResNet-50 at {config.image.size} pixels, frozen; an epoch: {trained} images and {validated} to validate"
+        )
         for title, name in (("through the backbone", "resnet50_frozen"), ("on cached features", "resnet50_cached")):
             print(f"  {f'an epoch {title}':<44} {histories[name].seconds.median():9.2f} s")
         once = seconds["resnet50_cached"] - seconds["resnet50_cached again"]

@@ -291,13 +291,12 @@ def experiment_summary(experiment: Experiment) -> str:
     held, kind = experiment.holdout, experiment.config.folds.holdout
     if len(held):
         what = f"the split {kind}" if isinstance(kind, str) else "by share"
-        expansion.append(
-            f"  hold-out, {what}: {len(held)} images of {held.group.nunique()} groups that no fold trains on or is "
-            "chosen by"
-        )
+        groups = "" if by == "image" else f" of {held.group.nunique()} groups"
+        expansion.append(f"  hold-out, {what}: {len(held)} images{groups} that no fold trains on or is chosen by")
     beside = int((experiment.folds == NOWHERE).sum())
     if beside:
-        expansion.append(f"  {beside} other images of these groups, or copies, are neither trained on nor scored")
+        what = "copies of them" if by == "image" else "other images of these groups, or copies,"
+        expansion.append(f"  {beside} {what} are neither trained on nor scored")
     drawn = "  (RENDERED images, drawn by this project: no result on them says anything about patients)"
     leak = "  (image-level: patients cross folds, scores are too high)" if by == "image" else ""
     if by == "split":

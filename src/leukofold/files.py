@@ -2,10 +2,14 @@
 
 import json
 import uuid
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+DAMAGED_ARRAYS = (KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile)
+"""What reading a damaged or foreign ``.npz`` file may raise."""
 
 
 def beside(path: Path, suffix: str) -> Path:

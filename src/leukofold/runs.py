@@ -17,7 +17,6 @@
 
 import csv
 import json
-import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from pydantic import ValidationError
 
 from leukofold.config import Config, FoldsConfig, is_irrelevant
 from leukofold.errors import UserError
-from leukofold.files import replacing, write_json, write_text
+from leukofold.files import DAMAGED_ARRAYS, replacing, write_json, write_text
 
 CLEARED = (
     "metrics.json",
@@ -133,16 +132,7 @@ class Predictions:
                 )
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; train that fold again") from None
-        except (
-            KeyError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            EOFError,
-            OSError,
-            RuntimeError,
-            zipfile.BadZipFile,
-        ) as error:
+        except DAMAGED_ARRAYS as error:
             raise UserError(f"{path}: not a file of predictions ({error}); train that fold again") from None
         found._need_sound(path)
         return found

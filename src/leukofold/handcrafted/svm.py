@@ -2,7 +2,6 @@
 
 import json
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from leukofold.errors import UserError, first_line
-from leukofold.files import replacing
+from leukofold.files import DAMAGED_ARRAYS, replacing
 
 LEAST_PROBABILITY = 1e-6  # of any class, so that logits are finite
 _INNER_FOLDS = 5  # of the calibration, at most
@@ -147,17 +146,7 @@ class SupportVectorMachine:
             return cls.fit(**kept, **settings)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; train that fold again") from None
-        except (
-            KeyError,
-            IndexError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            EOFError,
-            OSError,
-            RuntimeError,
-            zipfile.BadZipFile,
-        ) as error:
+        except (*DAMAGED_ARRAYS, IndexError) as error:
             raise UserError(
                 f"{path}: not a support vector machine ({first_line(error)}); train that fold again"
             ) from None
