@@ -28,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
         action="extend",
         default=[],
         metavar="AXIS=LEVEL",
-        help="train these levels' runs only, so that several machines share a study",
+        help="train these levels' runs only, or with seed=NUMBER a seed's, so that several machines share a study",
     )
     parser.add_argument(
         "--folds", type=int, nargs="+", action="extend", default=[], metavar="K", help="train these folds only"
