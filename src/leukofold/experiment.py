@@ -220,10 +220,7 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
         folds = assign_folds(labelled, units[table.is_labelled], config.folds)
     training_label = read_corrections(data, labelled, table.class_names, folds, config.folds.numbers)
     if debug:
-        place = pd.DataFrame({"fold": folds, "external": labelled.is_external, "label": labelled.label})
-        turn = place.groupby(["fold", "external", "label"]).cumcount()  # classes in turn: files lie class by class
-        in_turn = place.loc[turn.sort_values(kind="stable").index]
-        kept = np.sort(in_turn.groupby(["fold", "external"]).head(DEBUG_IMAGES).index.to_numpy())
+        kept = _a_few(labelled, folds)
         labelled, folds, test = labelled.iloc[kept].reset_index(drop=True), folds[kept], test.head(DEBUG_IMAGES)
         training_label = {fold: label[kept] for fold, label in training_label.items()}
         epochs = min(2, config.training.epochs)
@@ -245,6 +242,14 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
         rendered,
         debug,
     )
+
+
+def _a_few(labelled: pd.DataFrame, folds: np.ndarray) -> np.ndarray:
+    """Chooses a few rows of each fold, of the competition and of external data; classes in turn, as files lie by class."""
+    place = pd.DataFrame({"fold": folds, "external": labelled.is_external, "label": labelled.label})
+    turn = place.groupby(["fold", "external", "label"]).cumcount()
+    in_turn = place.loc[turn.sort_values(kind="stable").index]
+    return np.sort(in_turn.groupby(["fold", "external"]).head(DEBUG_IMAGES).index.to_numpy())
 
 
 def _any_rendered(paths: pd.Series) -> bool:
