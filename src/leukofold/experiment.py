@@ -245,7 +245,7 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
 
 
 def _a_few(labelled: pd.DataFrame, folds: np.ndarray) -> np.ndarray:
-    """Chooses a few rows of each fold, of the competition and of external data; classes in turn, as files lie by class."""
+    """Chooses a few rows of each fold, of the competition and of external data; classes in turn: files lie by class."""
     place = pd.DataFrame({"fold": folds, "external": labelled.is_external, "label": labelled.label})
     turn = place.groupby(["fold", "external", "label"]).cumcount()
     in_turn = place.loc[turn.sort_values(kind="stable").index]
