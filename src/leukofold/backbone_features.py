@@ -12,11 +12,9 @@ change a feature makes a new folder; what is not needed any more can be deleted 
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import albumentations
@@ -30,14 +28,14 @@ from filelock import FileLock
 
 from leukofold.augment import Augmentation
 from leukofold.config import Config
-from leukofold.files import write_json
 from leukofold.images.cache import ImageCache
 from leukofold.inference import View, score_rows, tta_views
 from leukofold.loaders import CellDataset, SizedDataset, make_loader
 from leukofold.models.classifier import Classifier
-from leukofold.rowmaps import RowMap, create_map, write_index
+from leukofold.rowmaps import RowMap, write_rows
 from leukofold.sampling import Key
 
+FEATURES = "features"  # the array's name
 CHUNK = 4096  # images whose features are in memory at a time
 VIEW_STREAM = 5  # of random numbers; apart from those of trainings, so that all share the views
 
@@ -185,18 +183,18 @@ def _open(network: Classifier, config: Config, images: ImageCache, source: _Sour
     folder = config.data.cache / "features" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")) if accelerator.is_main_process else nullcontext():
-        complete = [(folder / "features.json").exists()]
+        complete = [folder.exists()]
         if accelerator.num_processes > 1:
             broadcast_object_list(complete)
         if not complete[0]:
             parts = _compute(network, config, source, accelerator)
             if accelerator.is_main_process:
-                _write(folder, source.frame, parts, made_of)
+                write_rows(folder, FEATURES, source.frame.image_id, parts, made_of)
             else:  # takes its share in the computing
                 for _ in parts:
                     pass
         accelerator.wait_for_everyone()
-    return RowMap(folder, "features")
+    return RowMap(folder, FEATURES)
 
 
 def _compute(network: Classifier, config: Config, source: _Source, accelerator: Accelerator) -> Iterator[np.ndarray]:
@@ -209,28 +207,6 @@ def _compute(network: Classifier, config: Config, source: _Source, accelerator: 
         loader = make_loader(source.dataset(part), config.data.workers, batch_size)
         title = f"features of images {start + 1} to {start + len(part)} of {len(frame)}"
         yield score_rows(accelerator, loader, lambda batch: embed(batch).float(), len(part), title)
-
-
-def _write(folder: Path, frame: pd.DataFrame, parts: Iterator[np.ndarray], made_of: Mapping[str, Any]) -> None:
-    """Writes the parts into a memory map, and renames its folder into place at the end."""
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run: features are quick to compute again
-    partial.mkdir()
-    array, done = None, 0
-    try:
-        for part in parts:
-            if array is None:
-                array = create_map(partial / "features.npy", np.float32, (len(frame), *part.shape[1:]))
-            array[done : done + len(part)] = part
-            done += len(part)
-        assert array is not None
-        array.flush()
-        write_index(partial, frame.image_id)
-        write_json(partial / "features.json", {**made_of, "rows": len(frame)})
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    partial.rename(folder)
 
 
 def _weights_digest(network: Classifier) -> str:

@@ -4,18 +4,20 @@
 
     <folder>/<array>.npy    n x ...
              index.csv      the image id of each row
-             <kind>.json    what it is made of; written last but for the renaming of the folder
+             <array>.json   what it is made of (the image cache has its own file)
 """
 
+import itertools
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from leukofold.files import write_text
+from leukofold.files import write_json, write_text
 
 
 class RowMap:
@@ -63,6 +65,39 @@ class RowMap:
 def write_index(folder: Path, image_ids: pd.Series) -> None:
     """Notes the image id of each row."""
     write_text(folder / "index.csv", pd.DataFrame({"image_id": image_ids}).to_csv(index=False))
+
+
+def write_rows(
+    folder: Path, name: str, image_ids: pd.Series, parts: Iterator[np.ndarray], made_of: Mapping[str, Any]
+) -> None:
+    """Writes an array part by part, beside its folder, which is renamed into place at the end: where it is it is whole.
+
+    Args:
+        folder: Not there yet.
+        name: The array's file name without suffix.
+        image_ids: n ids.
+        parts: Rows in the order of the ids, m x ... float32 at a time; n in all, at least one.
+        made_of: What tells how the array was made.
+
+    Raises:
+        OSError: The disk has no room; nothing is left behind.
+    """
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run
+    partial.mkdir(parents=True)
+    try:
+        first = next(parts)
+        array, done = create_map(partial / f"{name}.npy", np.float32, (len(image_ids), *first.shape[1:])), 0
+        for part in itertools.chain([first], parts):
+            array[done : done + len(part)] = part
+            done += len(part)
+        array.flush()
+        write_index(partial, image_ids)
+        write_json(partial / f"{name}.json", {**made_of, "rows": done})
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    partial.rename(folder)
 
 
 def create_map(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.memmap:

@@ -4,29 +4,30 @@
 
     cache/handcrafted/<key>/features.npy    n x D float32
                             index.csv       the image id of each row
-                            features.json   the names of the features
+                            features.json   what they are made of, such as their names
 """
 
 import hashlib
 import json
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from leukofold.files import write_json
 from leukofold.handcrafted.measures import NAMES, measure
 from leukofold.images.cache import ImageCache
 from leukofold.loaders import SizedDataset, make_loader
-from leukofold.rowmaps import RowMap, write_index
+from leukofold.rowmaps import RowMap, write_rows
 
 VERSION = 1
 """Raised whenever the same image gives other features, so that what was measured before counts as outdated."""
 
+FEATURES = "features"  # the array's name
 AT_ONCE = 16  # images that a process measures between two marks of progress
 
 
@@ -67,25 +68,15 @@ def handcrafted_features(
     folder = cache / "handcrafted" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if not (folder / "features.json").exists():
-            _measure_all(images, frame, folder, made_of, workers, progress)
-    return RowMap(folder, "features")
+        if not folder.exists():
+            loader = make_loader(_Measured(images, frame), workers, AT_ONCE)
+            write_rows(folder, FEATURES, frame.image_id, _parts(loader, len(frame), progress), made_of)
+    return RowMap(folder, FEATURES)
 
 
-def _measure_all(
-    images: ImageCache, frame: pd.DataFrame, folder: Path, made_of: dict[str, Any], workers: int | None, progress: bool
-) -> None:
-    """Measures every image, and renames the folder into place at the end."""
-    loader = make_loader(_Measured(images, frame), workers, AT_ONCE)
-    parts = []
-    with tqdm(total=len(frame), desc="measuring cells", unit="image", disable=not progress, leave=False) as bar:
+def _parts(loader: DataLoader[Any], count: int, progress: bool) -> Iterator[np.ndarray]:
+    """Brings the features as they are measured, m x D at a time."""
+    with tqdm(total=count, desc="measuring cells", unit="image", disable=not progress, leave=False) as bar:
         for batch in loader:
-            parts.append(batch["features"].numpy())
-            bar.update(len(parts[-1]))
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run
-    partial.mkdir()
-    np.save(partial / "features.npy", np.concatenate(parts))
-    write_index(partial, frame.image_id)
-    write_json(partial / "features.json", made_of)
-    partial.rename(folder)
+            yield batch["features"].numpy()
+            bar.update(len(batch["features"]))
