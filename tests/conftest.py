@@ -62,6 +62,41 @@ def rendered_cnmc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def _draw_cell(path: Path, label: int, seed: int, light: int) -> None:
+    """Draws a disc whose size is its class, in a laboratory's light."""
+    rng = np.random.default_rng(seed)
+    image = np.full((48, 48, 3), light, np.float64) + rng.normal(0, 4, (48, 48, 3))
+    y, x = np.mgrid[:48, :48]
+    image[np.hypot(y - 24 - rng.normal(), x - 24 - rng.normal()) < 5 + 3 * label] *= 0.45
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def laboratories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Raabin's training images, its two test sets, LISC, and a folder of yet another laboratory; read only."""
+    root = tmp_path_factory.mktemp("laboratories")
+    parts = {
+        "RaabinWBC/Train": (8, 220),
+        "RaabinWBC/TestA": (3, 220),
+        "RaabinWBC/TestB": (3, 190),
+        "LISCCropped": (3, 120),
+    }
+    number = 0
+    for part, (count, light) in parts.items():
+        for label, name in enumerate(get_competition("raabin").class_names):
+            if part.endswith("TestB") and name not in ("Lymphocyte", "Neutrophil"):
+                continue
+            for k in range(count):
+                number += 1
+                smear = {"TestB": f"96-{k}", "LISCCropped": "field"}.get(part.rpartition("/")[2], f"95-{k % 4}")
+                _draw_cell(root / "input" / part / name / f"{smear}_{number}_1.png", label, number, light)
+    for k in range(4):
+        _draw_cell(root / "elsewhere" / "Neutrophils" / f"{k}.png", 4, 1000 + k, 90)
+        _draw_cell(root / "elsewhere" / "monocyte" / f"{k}.png", 3, 2000 + k, 90)
+    return root
+
+
 class WbcInput:
     """A WBCBench folder of a dozen images, any list of which can be replaced before it is written."""
 

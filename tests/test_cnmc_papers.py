@@ -54,7 +54,7 @@ def test_paper_002_recipe_is_the_papers() -> None:
     assert training.validate_with_tta
     assert (config.folds.by, config.folds.splits) == ("split", ("prelim",))
     honest = load_config([CNMC / "paper002/honest.yaml"])
-    assert (honest.folds.by, honest.folds.holdout) == ("group", "prelim")
+    assert (honest.folds.by, honest.folds.holdout) == ("group", ("prelim",))
     assert honest.model_copy(update={"folds": config.folds}) == config
 
 

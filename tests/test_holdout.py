@@ -222,7 +222,8 @@ def test_the_honest_alternative_scores_the_preliminary_set_by_every_fold(rendere
     for k, part in enumerate(loaded.holdouts):
         assert part.label is not None
         noted = run.fold(k).metrics()["holdout_rows"]
-        assert noted == {"images": len(prelim), **score(part.label, part.logits)}
+        scores = {"images": len(prelim), **score(part.label, part.logits)}
+        assert noted == {**scores, "parts": {"prelim": scores}}
     summary = experiment_summary(open_experiment(config, run))
     groups = prelim.group.nunique()
     assert f"hold-out, the split prelim: {len(prelim)} images of {groups} groups that no fold trains on" in summary

@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
+from leukofold.config import Config
 from leukofold.figures.bands import Band, band_figure
 from leukofold.figures.style import COLOURS, new_figure, png_bytes
 from leukofold.runs import Predictions, RunFolder
@@ -223,7 +224,8 @@ def best_of(labels: list[int], groups: list[str], on: str = "folds", **metadata:
     logits = np.where(np.arange(len(label))[:, None] % 3 == 2, 1 - right, right)
     ids = np.array([f"{number}.bmp" for number in range(len(label))])
     scored = Predictions(ids, logits, right, ("hem", "all"), np.array(groups), np.zeros(len(label), bool), label)
-    known = {"competition": "cnmc", "rendered": False, "split_by": "group", **metadata}
+    config = Config().resolved()
+    known = {"competition": "cnmc", "rendered": False, "split_by": "group", "config": config, **metadata}
     place = Place(on, "tta", {"recipe": "proposal"})
     return Best("studies/small/proposal-seed1", place, 0.75, 24, Scored(scored, (scored,), (0, 1), known))
 

@@ -75,10 +75,10 @@ def make_run(
     for k in range(count) if folds is None else folds:
         RunFolder(run.name).begin_fold(k, _metadata(run, changed, classes), frame)
         held_out = np.random.default_rng(k).permutation(np.flatnonzero(split == k))
-        test = replace(_rows(everything, np.arange(3)), label=None)
+        test = replace(everything.rows(np.arange(3)), label=None)
         holdout = replace(_draw(rng, "h", held, classes), is_external=np.zeros(held, bool)) if held else None
-        RunFolder(run.name).finish_fold(k, _rows(everything, held_out), test, {"macro_f1": 0.5}, holdout)
-        made.folds.append(_rows(everything, np.flatnonzero((split == k) & ~external)))
+        RunFolder(run.name).finish_fold(k, everything.rows(held_out), test, {"macro_f1": 0.5}, holdout)
+        made.folds.append(everything.rows(np.flatnonzero((split == k) & ~external)))
         made.holdouts.extend([holdout] if holdout else [])
     return made
 
@@ -94,14 +94,9 @@ def _draw(rng: np.random.Generator, letter: str, images: int, classes: tuple[str
 
 
 def _joined(parts: Sequence[Predictions]) -> Predictions:
-    arrays = ("image_id", "logits", "single_view", "group", "is_external", "label")
+    arrays = ("image_id", "logits", "single_view", "group", "is_external", "label", "split")
     joined: dict[str, Any] = {key: np.concatenate([getattr(part, key) for part in parts]) for key in arrays}
     return replace(parts[0], **joined)
-
-
-def _rows(predictions: Predictions, rows: np.ndarray) -> Predictions:
-    arrays = ("image_id", "logits", "single_view", "group", "is_external", "label")
-    return replace(predictions, **{key: getattr(predictions, key)[rows] for key in arrays})
 
 
 def _metadata(run: StudyRun, changed: bool, classes: tuple[str, ...]) -> dict[str, Any]:

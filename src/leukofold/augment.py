@@ -15,6 +15,9 @@ import numpy as np
 from leukofold.config import Transform
 from leukofold.errors import UserError
 
+STAINS = "HEDJitter"
+"""The one transform of our own, see ``leukofold.stain_augmentation``."""
+
 
 class Augmentation:
     """Augments prepared images.
@@ -56,9 +59,15 @@ def build_transform(spec: Transform) -> A.BasicTransform:
     Raises:
         UserError: It does not exist, or does not take these arguments.
     """
-    known = [name for name, kind in vars(A).items() if isinstance(kind, type) and issubclass(kind, A.BasicTransform)]
+    known = {
+        name: kind for name, kind in vars(A).items() if isinstance(kind, type) and issubclass(kind, A.BasicTransform)
+    }
+    if spec.name == STAINS:
+        from leukofold.stain_augmentation import HEDJitter  # here, as scikit-image takes time to load
+
+        known[STAINS] = HEDJitter
     if spec.name not in known:
-        near = difflib.get_close_matches(spec.name, known, n=1)
+        near = difflib.get_close_matches(spec.name, [*known, STAINS], n=1)
         hint = f"did you mean '{near[0]}'?" if near else "see the albumentations documentation"
         raise UserError(f"image.augment: albumentations {A.__version__} has no transform '{spec.name}'; {hint}")
     arguments = {
@@ -67,7 +76,7 @@ def build_transform(spec: Transform) -> A.BasicTransform:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # albumentations only warns of arguments that it ignores
-            transform = getattr(A, spec.name)(**arguments)
+            transform = known[spec.name](**arguments)
     except (TypeError, ValueError, UserWarning) as error:
         raise UserError(f"image.augment: {spec.name}: {error}") from None
     assert isinstance(transform, A.BasicTransform)

@@ -19,7 +19,14 @@ from leukofold.rendering.spec import RenderSpec
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 
 
-IRRELEVANT = ("data.root", "data.external.*.root", "data.cache", "data.workers", "training.trackers")
+IRRELEVANT = (
+    "data.root",
+    "data.external.*.root",
+    "data.domains.*.root",
+    "data.cache",
+    "data.workers",
+    "training.trackers",
+)
 """Keys that change no result: runs that differ in them alone are the same run."""
 
 
@@ -39,6 +46,15 @@ class ExternalConfig(Section):
     render: RenderSpec | None = Field(None, description="draw the images into root instead of reading a download")
 
 
+class DomainConfig(Section):
+    """Labelled images of another laboratory, a folder per class; its name is the key above it."""
+
+    root: Path = Field(description="folder that holds a folder for each class")
+    names: dict[str, str] = Field(
+        {}, description="folder -> class, where they differ in more than case; an empty class leaves the folder out"
+    )
+
+
 class DataConfig(Section):
     """Which competition's files are read, and from where."""
 
@@ -52,6 +68,11 @@ class DataConfig(Section):
         dict[str, ExternalConfig],
         BeforeValidator(lambda given: _without_false(given)),  # so that a delta can drop what it extends
     ] = Field({}, description="data sets to train on besides, by their module in leukofold.external; false drops one")
+    domains: Annotated[dict[str, DomainConfig], BeforeValidator(lambda given: _without_false(given))] = Field(
+        {},
+        description="target domains by name: labelled images of other laboratories, in the hold-out always, so that no "
+        "fold trains on them or is chosen by them; false drops one",
+    )
     drop_issues: Path | None = Field(
         None,
         description="CSV of scripts/label_issues.py: its images are not trained on, but scored as given; {fold} "
@@ -67,21 +88,28 @@ class DataConfig(Section):
     )
 
 
+Splits = Annotated[
+    tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given), Field(min_length=1)
+]
+"""One name or several."""
+
+
 class FoldsConfig(Section):
     """How labelled images are split for cross-validation."""
 
     count: int = Field(5, ge=1, le=100, description="number of folds K; at least 2, but for folds.by: split")
     by: Literal["group", "image", "split"] = Field(
         "group",
-        description="group: patients never cross folds; image: they may; split: the competition's own splits",
+        description="group: patients never cross folds; image: they may; split: the competition's own splits, patients "
+        "still on one side (image with splits: the same splits, patients on both sides)",
     )
     splits: tuple[str, ...] = Field(
-        (), description="split: these splits of the competition are held out, a fold each; the others are trained on"
+        (), description="these splits of the competition are held out, a fold each; the others are trained on"
     )
-    holdout: Annotated[float, Field(gt=0, le=0.5)] | str | None = Field(
+    holdout: Annotated[float, Field(gt=0, le=0.5)] | Splits | None = Field(
         None,
         description="images that no fold trains on or is chosen by, scored by every fold's network: a share of the "
-        "patients' images, such as 0.1, or the name of one of the competition's splits",
+        "patients' images, such as 0.1, or one or several of the competition's splits by name",
     )
     seed: int = Field(0, ge=0, description="seed of the split, apart from the training's")
     external: Literal["split", "train"] = Field(
@@ -99,21 +127,22 @@ class FoldsConfig(Section):
     @classmethod
     def _count_splits(cls, given: Any) -> Any:
         """Makes as many folds as there are splits to hold out."""
-        if isinstance(given, Mapping) and given.get("by") == "split":
+        if isinstance(given, Mapping) and (given.get("by") == "split" or given.get("splits")):
             return {**given, "count": max(1, len(given.get("splits") or ()))}
         return given
 
     @model_validator(mode="after")
     def _need_folds(self) -> "FoldsConfig":
         """Refuses settings that make no folds."""
-        if self.by == "split" and (not self.splits or len(set(self.splits)) < len(self.splits)):
+        if (self.by == "split" and not self.splits) or len(set(self.splits)) < len(self.splits):
             raise ValueError("splits: name the competition's splits that are held out, each once")
-        if self.by != "split" and self.splits:
-            raise ValueError("splits: goes with by: split; set folds.splits=[] for other folds")
-        if self.by != "split" and self.count < 2:
+        if self.by == "group" and self.splits:
+            raise ValueError("splits: goes with by: split or image; set folds.splits=[] for other folds")
+        if not self.splits and self.count < 2:
             raise ValueError(f"count: {self.count} is too few; give at least 2")
-        if self.holdout in self.splits:
-            raise ValueError(f"holdout: {self.holdout} is a fold already; take it out of splits")
+        both = [name for name in self.holdout_splits if name in self.splits]
+        if both:
+            raise ValueError(f"holdout: {both[0]} is a fold already; take it out of splits")
         return self
 
     @model_validator(mode="after")
@@ -122,6 +151,11 @@ class FoldsConfig(Section):
         if self.left_out is not None and self.left_out >= self.count:
             raise ValueError(f"left_out: {self.left_out} is no fold; there are 0 to {self.count - 1}")
         return self
+
+    @property
+    def holdout_splits(self) -> tuple[str, ...]:
+        """The splits that are held out from all folds; none where a share is."""
+        return () if self.holdout is None or isinstance(self.holdout, float) else self.holdout
 
     @property
     def numbers(self) -> list[int]:
@@ -153,8 +187,22 @@ class ImageConfig(Section):
 
     denoise: DenoiseConfig | None = Field(None, description="denoise, once, into the image cache; {}: the defaults")
 
+    stain: Literal["macenko", "reinhard", "light"] | None = Field(
+        None,
+        description="normalise the stain of each image, once, into the image cache: by Macenko's or Reinhard's method "
+        "to a fixed reference; light: only the background, to a neutral white",
+    )
     crop: int | None = Field(None, ge=16, description="side of the centre square kept first, pixels; null: all")
-    size: int = Field(224, ge=16, le=2048, description="side of the network's input, pixels")
+    crops: dict[str, Annotated[int, Field(ge=16)] | None] = Field(
+        {}, description="such a side by split or target domain, in place of crop: brings cells to one scale"
+    )
+    size: int = Field(224, ge=16, le=2048, description="side of the prepared image, pixels")
+    input_size: int | None = Field(
+        None,
+        ge=16,
+        description="side of the network's input where it is smaller: scoring takes the centre, training crops by "
+        "image.augment; null: size",
+    )
     mean: tuple[float, float, float] | None = Field(None, description="RGB mean in [0, 1]; null: the backbone's own")
     std: tuple[float, float, float] | None = Field(
         None, description="RGB deviation in [0, 1]; null: the backbone's own"
@@ -167,8 +215,20 @@ class ImageConfig(Section):
             Transform(name="GaussNoise", std_range=[0.01, 0.05], p=0.25),
             Transform(name="GaussianBlur", blur_limit=[3, 5], p=0.25),
         ),
-        description="albumentations transforms of the training images, in order",
+        description="albumentations transforms of the training images, in order, and our HEDJitter of the stains",
     )
+
+    @model_validator(mode="after")
+    def _input_fits(self) -> "ImageConfig":
+        """Refuses a centre that is larger than the image."""
+        if self.input_size is not None and self.input_size > self.size:
+            raise ValueError(f"input_size: {self.input_size} is more than size {self.size}; lower it")
+        return self
+
+    @property
+    def side(self) -> int:
+        """Side of the network's input, pixels."""
+        return self.size if self.input_size is None else self.input_size
 
 
 class ModelConfig(Section):
@@ -184,6 +244,15 @@ class ModelConfig(Section):
     one_logit: bool = Field(False, description="two classes from one logit, a binary network, instead of from two")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate in the head")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth rate of the backbone")
+    backbone_dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout rate inside the backbone, where timm's has one (drop_rate), as in VGG"
+    )
+    normalisation: Literal["own", "frozen", "group"] = Field(
+        "own",
+        description="batch normalisation of the backbone; own: as it is; frozen: its statistics and its weights stay "
+        "as they were loaded; group: group normalisation in its place",
+    )
+    norm_groups: int = Field(32, ge=1, description="groups of group normalisation, or the nearest that divides")
     frozen: tuple[str, ...] = Field(
         (),
         description="modules that do not train, by name or pattern, such as backbone or backbone.layer1*: neither "
@@ -302,6 +371,11 @@ class TrainingConfig(Section):
         description="auto: bf16 on GPUs that compute in it, fp16 on others, no on CPUs; null: what accelerate launch "
         "was told",
     )
+    keep: Literal["best", "last"] = Field(
+        "best",
+        description="the epoch whose weights are kept; best: by the competition's metric on the held-out images; last: "
+        "the last, so that nothing is chosen and training never stops early",
+    )
     validate_with_tta: bool = Field(False, description="score each epoch with test-time augmentation, as at the end")
     cached_views: int = Field(
         0,
@@ -337,6 +411,14 @@ class InferenceConfig(Section):
     mirrored: bool = Field(True, description="rotations: each turn of the mirrored image too, twice as many views")
     border: Literal["reflect", "black"] = Field("reflect", description="rotations: what corners are filled with")
     interpolation: Literal["bilinear", "nearest"] = Field("bilinear", description="rotations: how pixels are moved")
+    batch_statistics: Literal["training", "domain"] = Field(
+        "training",
+        description="of batch normalisation; domain: re-estimated, without labels, from all images that are scored "
+        "together: a split, a target domain, the test images, or what predict.py is given",
+    )
+    statistics_prior: float = Field(
+        0.0, ge=0, description="domain: images that the training's statistics count as beside the domain's"
+    )
 
 
 class Config(Section):
@@ -368,6 +450,18 @@ class Config(Section):
             raise ValueError("training.cached_views: needs a backbone that stays as it is; set model.frozen=[backbone]")
         if self.training.cached_views and (self.mixing.cutmix or self.mixing.mixup):
             raise ValueError("training.cached_views: features of images cannot be mixed; set mixing to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _can_adapt(self) -> "Config":
+        """Refuses statistics that are not there to be re-estimated."""
+        if self.inference.batch_statistics == "domain":
+            if self.svm is not None or self.training.cached_views:
+                raise ValueError(
+                    "inference.batch_statistics: domain needs a network that sees the images; set training"
+                )
+            if self.model.normalisation == "group":
+                raise ValueError("inference.batch_statistics: group normalisation has none; set training")
         return self
 
     @property

@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from sklearn.manifold import TSNE
+from sklearn.preprocessing import normalize
 
 from leukofold.files import replacing
 from leukofold.inference import score_rows
 from leukofold.loaders import CellDataset, make_loader
 from leukofold.reopening import ReopenedRun
 from leukofold.training.launch import make_inference_accelerator
+
+PERPLEXITY = 30  # t-SNE's own default; less where images are few
 
 
 def run_embeddings(reopened: ReopenedRun) -> np.ndarray:
@@ -51,8 +56,25 @@ def fold_embeddings(reopened: ReopenedRun, fold: int) -> np.ndarray:
     Raises:
         UserError: Images or weights are not there any more.
     """
-    path = reopened.run.folder.fold(fold).embeddings
     frame = reopened.cells[reopened.run.folds == fold]
+    return embed(reopened, fold, frame, reopened.run.folder.fold(fold).embeddings)
+
+
+def embed(reopened: ReopenedRun, fold: int, frame: pd.DataFrame, path: Path) -> np.ndarray:
+    """Embeds images by a fold's network, or reads what was computed before.
+
+    Args:
+        reopened: The run with its data.
+        fold: A complete fold.
+        frame: m rows of a ``CellTable``, of the run's own input.
+        path: The file in the fold's folder that keeps the result.
+
+    Returns:
+        m x D float32.
+
+    Raises:
+        UserError: Images or weights are not there any more.
+    """
     images = reopened.images()
     made_of = {"image_id": frame.image_id.to_numpy(dtype=str), "images": np.array(images.folder.name)}
     kept = _read(path, made_of)
@@ -70,6 +92,23 @@ def fold_embeddings(reopened: ReopenedRun, fold: int) -> np.ndarray:
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, embeddings=vectors, **made_of)
     return vectors
+
+
+def project(vectors: np.ndarray) -> np.ndarray | None:
+    """Lays features out in two dimensions by t-SNE (van der Maaten and Hinton 2008), by their cosine distances.
+
+    Args:
+        vectors: m x D, at least 4 rows.
+
+    Returns:
+        m x 2; None of a network that gives all images the same features, which has no map.
+    """
+    directions = normalize(vectors)
+    if np.ptp(directions, axis=0).max() == 0:  # t-SNE would crash
+        return None
+    perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
+    points: np.ndarray = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(directions)
+    return points
 
 
 def _read(path: Path, made_of: Mapping[str, np.ndarray]) -> np.ndarray | None:

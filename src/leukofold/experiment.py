@@ -13,6 +13,7 @@ from leukofold.cells import UNLABELLED, CellTable
 from leukofold.competitions import Competition, get_competition
 from leukofold.config import Config
 from leukofold.corrections import LEAKING_LISTS, made_with, read_corrections
+from leukofold.domains import read_domain
 from leukofold.duplicates import find_duplicates, merge_groups
 from leukofold.errors import UserError
 from leukofold.external import read_source
@@ -158,18 +159,30 @@ def read_cells(config: Config, progress: bool = True) -> CellTable:
 
 
 def read_competition(config: Config) -> CellTable:
-    """Reads the competition's cells: all, or the labelled ones of some of its splits and the test images.
+    """Reads the competition's cells: all, or the labelled ones of some of its splits and the test images; then domains.
 
     Raises:
-        UserError: As the competition's ``read``, or a split has no labelled image.
+        UserError: As the competition's ``read``, a split has no labelled image, or a target domain cannot be read or
+            has the name of a split.
     """
     table = get_competition(config.data.competition).read(config.data.root)
-    if config.data.splits is None:
-        return table
-    chosen = [of_split(table.labelled, name, "data.splits") for name in config.data.splits]
-    kept = ~table.is_labelled
-    kept[table.is_labelled] = np.any(chosen, axis=0)
-    return CellTable(table.frame[kept].reset_index(drop=True), table.class_names)
+    if config.data.splits is not None:
+        chosen = [of_split(table.labelled, name, "data.splits") for name in config.data.splits]
+        kept = ~table.is_labelled
+        kept[table.is_labelled] = np.any(chosen, axis=0)
+        table = CellTable(table.frame[kept].reset_index(drop=True), table.class_names)
+    frames = [table.frame]
+    for name, domain in config.data.domains.items():
+        if name in {*table.frame.split, *get_competition(config.data.competition).published_counts}:
+            raise UserError(f"data.domains.{name}: the competition has a split of that name; choose another")
+        frames.append(read_domain(name, domain.root, table.class_names, domain.names))
+    return CellTable(pd.concat(frames, ignore_index=True), table.class_names)
+
+
+def held_out_always(config: Config) -> tuple[str, ...]:
+    """Returns the splits that no fold trains on whatever the folds: the competition's targets, and target domains."""
+    targets = get_competition(config.data.competition).targets
+    return (*(name for name in targets if name not in config.folds.splits), *config.data.domains)
 
 
 def external_root(config: Config, name: str) -> Path:
@@ -212,12 +225,13 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     if config.folds.by == "image":
         units = merge_groups(table.frame.image_id.tolist(), pairs, external)
     table = CellTable(grouped, table.class_names)
+    targets = held_out_always(config)
     labelled, test = table.labelled, table.test
     # A split made by other settings is not taken up: either all its folds are replaced, or need_same refuses
     if run.folds_csv.exists() and run.split_settings() == config.folds and not debug:
-        folds = take_up_folds(run.split(), labelled, config.folds)
+        folds = take_up_folds(run.split(), labelled, config.folds, targets)
     else:
-        folds = assign_folds(labelled, units[table.is_labelled], config.folds)
+        folds = assign_folds(labelled, units[table.is_labelled], config.folds, targets)
     training_label = read_corrections(data, labelled, table.class_names, folds, config.folds.numbers)
     if debug:
         kept = _a_few(labelled, folds)
@@ -267,7 +281,7 @@ def _render(name: str, root: Path, spec: RenderSpec | None, progress: bool) -> N
 def experiment_summary(experiment: Experiment) -> str:
     """Describes the data and the split in a few lines, for the log."""
     labelled, by = experiment.labelled, experiment.split_by
-    own = ~labelled.is_external
+    own = ~labelled.is_external & ~labelled.split.isin(held_out_always(experiment.config))
     counts = np.bincount(labelled.label[own], minlength=len(experiment.table.class_names))
     classes = "  ".join(f"{name} {n}" for name, n in zip(experiment.table.class_names, counts, strict=True))
     expansion = [
@@ -275,7 +289,7 @@ def experiment_summary(experiment: Experiment) -> str:
         + "  ".join(
             f"{name} {int((part == k).sum())}" for k, name in enumerate(experiment.table.class_names) if k in set(part)
         )
-        for source, part in labelled[~own].groupby("source", sort=False).label
+        for source, part in labelled[labelled.is_external].groupby("source", sort=False).label
     ]
     if experiment.duplicates:
         expansion.append(
@@ -293,19 +307,15 @@ def experiment_summary(experiment: Experiment) -> str:
         expansion.append(f"  {LEAKING_LISTS}")
     if experiment.config.folds.left_out is not None:
         expansion.append(f"  fold {experiment.config.folds.left_out} is left out: no network of this run sees it")
-    held, kind = experiment.holdout, experiment.config.folds.holdout
-    if len(held):
-        what = f"the split {kind}" if isinstance(kind, str) else "by share"
-        groups = "" if by == "image" else f" of {held.group.nunique()} groups"
-        expansion.append(f"  hold-out, {what}: {len(held)} images{groups} that no fold trains on or is chosen by")
+    expansion += _holdout_lines(experiment)
     beside = int((experiment.folds == NOWHERE).sum())
     if beside:
         what = "copies of them" if by == "image" else "other images of these groups, or copies,"
         expansion.append(f"  {beside} {what} are neither trained on nor scored")
     drawn = "  (RENDERED images, drawn by this project: no result on them says anything about patients)"
     leak = "  (image-level: patients cross folds, scores are too high)" if by == "image" else ""
-    if by == "split":
-        leak = f": {', '.join(experiment.config.folds.splits)}"
+    if experiment.config.folds.splits:
+        leak = f": {', '.join(experiment.config.folds.splits)}{leak}"
     return "\n".join(
         [
             f"{experiment.competition.title}, {experiment.config.data.root}{drawn if experiment.rendered else ''}",
@@ -316,3 +326,20 @@ def experiment_summary(experiment: Experiment) -> str:
             f"  {experiment.config.folds.count} fold{'' if experiment.config.folds.count == 1 else 's'} by {by}{leak}",
         ]
     )
+
+
+def _holdout_lines(experiment: Experiment) -> list[str]:
+    """Describes the parts of the hold-out: a share, splits of the competition, target domains."""
+    held, config = experiment.holdout, experiment.config
+    targets = held_out_always(config)
+    parts: dict[str, pd.DataFrame] = {}
+    if isinstance(config.folds.holdout, float):
+        parts["by share"] = held[~held.split.isin(targets)]
+    named = dict.fromkeys((*config.folds.holdout_splits, *targets))
+    parts |= {f"the split {name}": rows for name in named if len(rows := held[held.split == name])}
+    by_image = experiment.split_by == "image"
+    return [
+        f"  hold-out, {what}: {len(rows)} images{'' if by_image else f' of {rows.group.nunique()} groups'} "
+        "that no fold trains on or is chosen by"
+        for what, rows in parts.items()
+    ]

@@ -91,6 +91,11 @@ def load_folds(run: RunFolder, folds: Sequence[int] | None = None) -> TrainedFol
     config, classes = trained_config(run, metadata), len(metadata["class_names"])
     if config.svm is not None:
         raise UserError(f"{run.path}: a support vector machine; only networks can be exported")
+    if config.inference.batch_statistics == "domain":
+        raise UserError(
+            f"{run.path}: its batch statistics are those of the images that are scored together "
+            "(inference.batch_statistics: domain), which one exported network cannot know; use scripts/predict.py"
+        )
     networks = [load_network(config, run.fold(k), classes, torch.device("cpu")) for k in chosen]
     return TrainedFolds(run, chosen, metadata, config, cast(list[Classifier], networks))
 

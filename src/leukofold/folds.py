@@ -1,6 +1,7 @@
 """Stratified folds in which no patient crosses from one fold to another."""
 
 import warnings
+from collections.abc import Collection
 from fractions import Fraction
 
 import numpy as np
@@ -20,7 +21,9 @@ NOWHERE = -3
 """The fold of other images of the hold-out's patients, and of copies of its images: neither trained on nor scored."""
 
 
-def assign_folds(labelled: pd.DataFrame, units: np.ndarray, config: FoldsConfig) -> np.ndarray:
+def assign_folds(
+    labelled: pd.DataFrame, units: np.ndarray, config: FoldsConfig, domains: Collection[str] = ()
+) -> np.ndarray:
     """Splits labelled images into K folds.
 
     Units stay whole: groups (``folds.by: group``), or sets of duplicates where an image-level split is
@@ -31,6 +34,7 @@ def assign_folds(labelled: pd.DataFrame, units: np.ndarray, config: FoldsConfig)
         labelled: The labelled rows of a ``CellTable``.
         units: n names; images of one name stay together.
         config: Number of folds, kind of split, seed, and what becomes of external images.
+        domains: Splits that are target domains: in the hold-out always.
 
     Returns:
         n fold numbers, 0..K-1; ``IN_EVERY_TRAINING_SET`` for images that are not split, ``HOLDOUT``, or ``NOWHERE``.
@@ -40,20 +44,24 @@ def assign_folds(labelled: pd.DataFrame, units: np.ndarray, config: FoldsConfig)
     """
     external = labelled.is_external.to_numpy()
     folds = np.full(len(labelled), IN_EVERY_TRAINING_SET)
-    held = np.zeros(len(labelled), dtype=bool)
-    held[~external] = _choose_holdout(labelled[~external], units[~external], config)
+    held = np.isin(labelled.split.to_numpy(dtype=str), list(domains))
+    free = ~external & ~held
+    held[free] = _choose_holdout(labelled[free], units[free], config)
     folds[held] = HOLDOUT
     beside = np.isin(units, units[held]) & ~held
     own = ~external & ~held & ~beside
     folds[own] = _split(labelled[own], units[own], config)
+    if config.by == "image" and config.splits:  # no patient is kept whole here, but no image is on both sides
+        scored = np.isin(units, units[own & (folds >= 0)])
+        folds[own & scored & (folds == IN_EVERY_TRAINING_SET)] = NOWHERE
     # a copy of a held-out image shares its fold, and so is never trained on when it is held out
     fold_of = dict(zip(units[own], folds[own], strict=True))
     folds[external] = [fold_of.get(unit, IN_EVERY_TRAINING_SET) for unit in units[external]]
     folds[beside] = NOWHERE
-    if config.external == "split" and config.by != "split":
+    if config.external == "split" and not config.splits:
         free = external & (folds == IN_EVERY_TRAINING_SET)
         folds[free] = _split_external(labelled[free], units[free], config)
-    check_folds(labelled, folds, config)
+    check_folds(labelled, folds, config, domains)
     return folds
 
 
@@ -88,10 +96,9 @@ def _choose_holdout(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig) 
     The images are split as folds are, into as many parts as make the share up: .1 is one part of ten, .15 three of
     twenty. The parts are taken that bring the number of each class closest to its share.
     """
-    if config.holdout is None:
-        return np.zeros(len(rows), dtype=bool)
-    if isinstance(config.holdout, str):
-        return of_split(rows, config.holdout, "folds.holdout")
+    if not isinstance(config.holdout, float):
+        named = [of_split(rows, name, "folds.holdout") for name in config.holdout_splits]
+        return np.any(named, axis=0) if named else np.zeros(len(rows), dtype=bool)
     share = Fraction(config.holdout).limit_denominator(20)
     kind = "image" if config.by == "image" else "group"
     settings = config.model_copy(update={"count": share.denominator, "by": kind})
@@ -127,7 +134,7 @@ def of_split(rows: pd.DataFrame, name: str, key: str) -> np.ndarray:
 
 def _split(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig, key: str = "folds.count") -> np.ndarray:
     """Splits the competition's images, stratified by class, their units kept whole; or takes its own splits."""
-    if config.by == "split":
+    if config.splits:
         folds = np.full(len(rows), IN_EVERY_TRAINING_SET)
         for fold, name in enumerate(config.splits):
             folds[of_split(rows, name, "folds.splits")] = fold
@@ -178,20 +185,22 @@ def _split_external(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig) 
     return _split_units(rows, units, config)
 
 
-def check_folds(labelled: pd.DataFrame, folds: np.ndarray, config: FoldsConfig) -> None:
+def check_folds(labelled: pd.DataFrame, folds: np.ndarray, config: FoldsConfig, domains: Collection[str] = ()) -> None:
     """Refuses folds that would make a score dishonest or meaningless.
 
     Args:
         labelled: The labelled rows of a ``CellTable``.
         folds: n fold numbers.
         config: Number of folds, kind of split, and what becomes of external images.
+        domains: Splits that are target domains.
 
     Raises:
         UserError: A group crosses folds, an image has no fold, or a fold has none of the competition's images.
     """
     own = ~labelled.is_external.to_numpy()
-    unsplit = (folds == IN_EVERY_TRAINING_SET) & ((~own & (config.external == "train")) | (config.by == "split"))
-    held = (folds <= HOLDOUT) & (config.holdout is not None)
+    unsplit = (folds == IN_EVERY_TRAINING_SET) & ((~own & (config.external == "train")) | bool(config.splits))
+    copies = config.by == "image" and bool(config.splits)
+    held = (folds <= HOLDOUT) & (config.holdout is not None or bool(domains) or copies)
     outside = ~np.isin(folds, range(config.count)) & ~unsplit & ~held
     if outside.any():
         raise UserError(f"folds: {labelled.image_id[outside].iloc[0]} has no fold of 0..{config.count - 1}")
@@ -209,13 +218,16 @@ def check_folds(labelled: pd.DataFrame, folds: np.ndarray, config: FoldsConfig) 
             )
 
 
-def take_up_folds(saved: pd.DataFrame, labelled: pd.DataFrame, config: FoldsConfig) -> np.ndarray:
+def take_up_folds(
+    saved: pd.DataFrame, labelled: pd.DataFrame, config: FoldsConfig, domains: Collection[str] = ()
+) -> np.ndarray:
     """Takes up the split that a run saved, which outlives changes of scikit-learn.
 
     Args:
         saved: The run's image_id, group and fold.
         labelled: The labelled rows of a ``CellTable``.
         config: Number of folds and kind of split.
+        domains: Splits that are target domains.
 
     Returns:
         n fold numbers.
@@ -231,5 +243,5 @@ def take_up_folds(saved: pd.DataFrame, labelled: pd.DataFrame, config: FoldsConf
             f"folds.count: the run's folds.csv has {folds.max() + 1} folds, not {config.count}; "
             "name another run with --run NAME"
         )
-    check_folds(labelled, folds, config)
+    check_folds(labelled, folds, config, domains)
     return folds

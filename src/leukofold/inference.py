@@ -1,5 +1,6 @@
 """Scoring images: test-time augmentation on the device, every image exactly once under any launcher."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from leukofold.config import InferenceConfig
+from leukofold.loaders import Shuffled, SizedDataset, make_loader
+from leukofold.models.adaptation import adapt_batch_statistics
 
 View = Callable[[torch.Tensor], torch.Tensor]
 
@@ -83,6 +86,40 @@ def view_logits(model: nn.Module, images: torch.Tensor, views: Sequence[View]) -
     """
     logits = torch.stack([model(view(images)).float() for view in views])
     return torch.stack([logits.mean(dim=0), logits[0]], dim=1)
+
+
+def adapted_copy(
+    accelerator: Accelerator,
+    network: nn.Module,
+    dataset: SizedDataset,
+    config: InferenceConfig,
+    workers: int | None,
+    images_of: Callable[[Mapping[str, Any]], torch.Tensor] = lambda batch: batch["image"],
+) -> nn.Module:
+    """Copies a network, with the batch statistics of the images that are to be scored; see ``models.adaptation``.
+
+    Every process goes through all images, so that all score with the same network.
+
+    Args:
+        accelerator: Devices and precision.
+        network: Stays as it is.
+        dataset: All images of one domain.
+        config: Images at a time, and the weight of the training's statistics.
+        workers: Loader processes.
+        images_of: Takes the network's input out of a batch.
+
+    Returns:
+        The copy, in evaluation mode.
+
+    Raises:
+        UserError: The network has no batch normalisation.
+    """
+    adapted = copy.deepcopy(network)
+    loader = make_loader(Shuffled(dataset), workers, config.batch_size)
+    with accelerator.autocast():
+        batches = (images_of(batch).to(accelerator.device) for batch in loader)
+        adapt_batch_statistics(adapted, batches, config.statistics_prior)
+    return adapted
 
 
 def score_rows(

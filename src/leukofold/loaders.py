@@ -61,6 +61,27 @@ class CellDataset(SizedDataset):
         return {"image": pixels, "label": int(self.labels[row]), "row": row}
 
 
+class Shuffled(SizedDataset):
+    """The same images in an order that is random and always the same, where files lie by class.
+
+    Args:
+        dataset: The images.
+    """
+
+    def __init__(self, dataset: SizedDataset) -> None:
+        self.dataset = dataset
+        self.order = np.random.default_rng(0).permutation(len(dataset))
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """Brings one image, as the data set does."""
+        sample: dict[str, Any] = self.dataset[int(self.order[position])]
+        return sample
+
+
 def make_loader(
     dataset: SizedDataset, workers: int | None, batch_size: int = 1, sampler: EpochSampler | None = None
 ) -> DataLoader[Any]:

@@ -18,7 +18,7 @@ from leukofold.errors import UserError, name_some
 from leukofold.files import replacing
 from leukofold.images.preparing import Preparation
 from leukofold.images.reading import IMAGE_SUFFIXES, read_image, unreadable_images
-from leukofold.inference import View, score_rows, tta_views, view_logits
+from leukofold.inference import View, adapted_copy, score_rows, tta_views, view_logits
 from leukofold.loaders import SizedDataset, make_loader
 from leukofold.models.trained import load_network, trained_config
 from leukofold.runs import RunFolder
@@ -167,12 +167,15 @@ def predict_images(
     preparations = {_form(member): Preparation(member.config.image, preprocess) for member in members}
     forms = {form: position for position, form in enumerate(preparations)}
     dataset = _ManySizes(paths, list(preparations.values()))
+    networks = {
+        member.name: _adapted(member, accelerator, dataset, forms[_form(member)], workers) for member in members
+    }
 
     def forward(batch: Mapping[str, Any]) -> torch.Tensor:
         logits = []
         for member in members:
             images = batch["images"][forms[_form(member)]]
-            own = [view_logits(network, images, member.views)[:, 0] for network in member.networks]
+            own = [view_logits(network, images, member.views)[:, 0] for network in networks[member.name]]
             logits.append(torch.stack(own).mean(dim=0))
         return torch.stack(logits).mean(dim=0)
 
@@ -180,9 +183,22 @@ def predict_images(
     return score_rows(accelerator, loader, forward, len(paths), "predicting")
 
 
+def _adapted(
+    member: Member, accelerator: Accelerator, dataset: _ManySizes, form: int, workers: int | None
+) -> Sequence[nn.Module]:
+    """Returns a member's networks, with the batch statistics of the images where its configuration wants these."""
+    inference = member.config.inference
+    if inference.batch_statistics == "training":
+        return member.networks
+    return [
+        adapted_copy(accelerator, network, dataset, inference, workers, lambda batch: batch["images"][form])
+        for network in member.networks
+    ]
+
+
 def _form(member: Member) -> str:
     """Names what is done to an image before a member's networks see it; members often share it."""
-    return member.config.image.model_dump_json(include={"denoise", "crop", "size"})
+    return member.config.image.model_dump_json(include={"denoise", "stain", "crop", "size"})
 
 
 def write_predictions(path: Path, images: Sequence[str], logits: np.ndarray, class_names: Sequence[str]) -> None:

@@ -12,13 +12,14 @@
                       svm.npz            in their place: a support vector machine
                       metrics.json       scores; written last: a fold that has it is complete
                       embeddings.npz     of the held-out images, where an analysis has computed them
+                      map.npz            of some images of several laboratories, where a study has mapped them
                       last/state.pt      what --resume goes on from
 """
 
 import csv
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ CLEARED = (
     "best.safetensors",
     "svm.npz",
     "embeddings.npz",
+    "map.npz",
     "last/state.pt",
 )  # when a fold is trained afresh
 COMMON = (
@@ -49,6 +51,9 @@ COMMON = (
     "precision",
     "pretrained_sha256",
 )  # in which all folds of a run agree
+PER_IMAGE = ("image_id", "logits", "single_view", "group", "is_external", "label", "split")
+"""The arrays of predictions that have a row per image."""
+
 RUNS = Path("oof")  # where runs lie, below the working folder
 
 
@@ -64,6 +69,7 @@ class Predictions:
         group: n groups ("" in the test set).
         is_external: n booleans.
         label: n class indices; None in the test set.
+        split: n names of the split or target domain; all "" where an older version of this project wrote the file.
     """
 
     image_id: np.ndarray
@@ -73,6 +79,17 @@ class Predictions:
     group: np.ndarray
     is_external: np.ndarray
     label: np.ndarray | None = None
+    split: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=str))
+
+    def __post_init__(self) -> None:
+        """Fills in the splits that are not known."""
+        if not len(self.split):
+            object.__setattr__(self, "split", np.full(len(self.image_id), ""))
+
+    def rows(self, chosen: np.ndarray) -> "Predictions":
+        """Returns some rows, by number or by a mask of n booleans, in that order."""
+        arrays = {name: getattr(self, name) for name in PER_IMAGE}
+        return replace(self, **{name: values[chosen] for name, values in arrays.items() if values is not None})
 
     @classmethod
     def of(cls, frame: pd.DataFrame, logits: np.ndarray, class_names: Sequence[str], labelled: bool) -> "Predictions":
@@ -85,6 +102,7 @@ class Predictions:
             group=frame.group.to_numpy(dtype=str),
             is_external=frame.is_external.to_numpy(dtype=bool),
             label=frame.label.to_numpy(dtype=np.int64) if labelled else None,
+            split=frame.split.to_numpy(dtype=str),
         )
 
     def save(self, path: Path) -> None:
@@ -106,6 +124,7 @@ class Predictions:
             "class_names": np.array(self.class_names),
             "group": self.group,
             "is_external": self.is_external,
+            "split": self.split,
         }
         if self.label is not None:
             arrays["label"] = self.label
@@ -129,6 +148,7 @@ class Predictions:
                     group=arrays["group"],
                     is_external=arrays["is_external"],
                     label=arrays.get("label"),
+                    split=arrays.get("split", np.zeros(0, dtype=str)),
                 )
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; train that fold again") from None
@@ -140,7 +160,11 @@ class Predictions:
     def _need_sound(self, path: Path) -> None:
         """Refuses arrays of another shape or kind than ids and classes say, and logits that are not finite."""
         n, classes = len(self.image_id), len(self.class_names)
-        columns = {"group": ("US", self.group), "is_external": ("b", self.is_external)}
+        columns = {
+            "group": ("US", self.group),
+            "is_external": ("b", self.is_external),
+            "split": ("US", self.split),
+        }
         if self.label is not None:
             columns["label"] = ("iu", self.label)
         for name, (kinds, values) in columns.items():
@@ -192,6 +216,11 @@ class FoldFolder:
     def embeddings(self) -> Path:
         """Of the held-out images, by the fold's own network."""
         return self.path / "embeddings.npz"
+
+    @property
+    def map(self) -> Path:
+        """Embeddings of some images of several laboratories."""
+        return self.path / "map.npz"
 
     @property
     def complete(self) -> bool:
@@ -356,6 +385,16 @@ def digest_of(metadata: Mapping[str, Any]) -> str:
         return Config.model_validate(metadata["config"]).digest()
     except ValidationError:  # a key is gone, or takes other values now
         return str(metadata["config_digest"])
+
+
+def chosen_on_scored(metadata: Mapping[str, Any]) -> bool:
+    """Tells whether a run's epochs were chosen on the very images that it is scored on out of fold.
+
+    Args:
+        metadata: Of one of its folds. Held-out splits choose the epoch, unless the last one is kept.
+    """
+    config = metadata["config"]
+    return bool(config["folds"].get("splits")) and config["training"].get("keep") != "last"
 
 
 def find_runs(root: Path = RUNS) -> list[RunFolder]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from leukofold.corrections import LEAKING_LISTS
 from leukofold.errors import UserError, name_some
-from leukofold.runs import RUNS, FoldFolder, Predictions, RunFolder, find_runs
+from leukofold.runs import PER_IMAGE, RUNS, FoldFolder, Predictions, RunFolder, chosen_on_scored, find_runs
 
 NEEDED = (
     "class_names",
@@ -95,7 +95,7 @@ def caveats(runs: Sequence[LoadedRun]) -> list[str]:
         found.append("RENDERED images, drawn by this project: these scores say nothing about patients")
     if any(run.metadata["split_by"] == "image" for run in runs):
         found.append("image-level folds: patients cross them, the scores are too high")
-    if any(run.metadata["split_by"] == "split" for run in runs):
+    if any(chosen_on_scored(run.metadata) for run in runs):
         splits = ", ".join(runs[0].metadata["config"]["folds"]["splits"])
         found.append(f"OPTIMISTIC: the epochs were chosen on {splits}, the images that are scored out of fold")
     leaking = [run.name for run in runs if run.metadata.get("label_lists") == "all folds"]
@@ -128,7 +128,7 @@ def load_run(run: RunFolder) -> LoadedRun:
     run.need_same(metadata)
     parts = [run.fold(k).predictions("oof") for k in complete]
     tests = [run.fold(k).predictions("test") for k in complete]
-    with_holdout = metadata["config"]["folds"].get("holdout") is not None
+    with_holdout = metadata.get("holdout", metadata["config"]["folds"].get("holdout"))  # older runs: by configuration
     holdouts = [run.fold(k).predictions("holdout") for k in complete] if with_holdout else []
     for k, found in zip(complete, holdouts, strict=False):
         need_equal(run.fold(k).path, "hold-out images", found.image_id.tolist(), holdouts[0].image_id.tolist())
@@ -239,18 +239,8 @@ def _in_order(where: Path, parts: Sequence[Predictions], image_ids: np.ndarray) 
     positions = np.empty(len(order), dtype=np.int64)
     positions[ranks] = order
 
-    def column(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])[positions]
-
-    return Predictions(
-        column("image_id"),
-        column("logits"),
-        column("single_view"),
-        parts[0].class_names,
-        column("group"),
-        column("is_external"),
-        column("label"),
-    )
+    columns = {name: np.concatenate([getattr(part, name) for part in parts])[positions] for name in PER_IMAGE}
+    return Predictions(class_names=parts[0].class_names, **columns)
 
 
 def need_equal(where: object, title: str, one: object, other: object) -> None:

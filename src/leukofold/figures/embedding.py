@@ -1,6 +1,6 @@
-"""Maps of what a network sees: images as points, coloured by class or source."""
+"""Maps of what a network sees: images as points, coloured by class or source, or by class and laboratory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.spatial import KDTree
 from leukofold.figures.style import (
     FAINT,
     INK,
+    MUTED,
     PAGE_WIDTH,
     SMALL,
     TEXT,
@@ -21,6 +22,8 @@ from leukofold.figures.style import (
     new_figure,
     shorten,
 )
+
+DOMAIN_MARKERS = ("^", "o", "s", "D", "v", "P", "X")
 
 
 def scatter_figure(points: np.ndarray, values: Sequence[str], title: str, order: Sequence[str]) -> Figure:
@@ -62,6 +65,70 @@ def scatter_figure(points: np.ndarray, values: Sequence[str], title: str, order:
         labelcolor=INK,
     )  # fmt: skip
     return finished(figure)
+
+
+def domain_figure(
+    panels: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    domains: Sequence[str],
+    order: Sequence[str],
+    title: str,
+    note: str = "",
+) -> Figure:
+    """Draws the same images as several networks see them: colours are classes, marks are laboratories.
+
+    After Tsutsui et al. 2023, Fig. 3: where a network has learnt the laboratory, marks lie apart within a colour.
+
+    Args:
+        panels: Network -> n x 2 embedding, such as t-SNE's; the axes mean nothing and are left out.
+        classes: n classes.
+        domains: n laboratories, the first one's marks are hollow.
+        order: Classes in the order of the legend, which fixes their colours.
+        title: Of the figure.
+        note: Below the panels.
+    """
+    of_class, of_domain = np.asarray(classes), np.asarray(domains)
+    colours, names = class_colours(order), list(dict.fromkeys(domains))
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(PAGE_WIDTH, rows * (PAGE_WIDTH / columns + 0.1) + 0.75 + 0.2 * bool(note), title)
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (name, points) in zip(grid, panels.items(), strict=False):
+        axes.set(xticks=[], yticks=[])
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.spines[:].set_color(FAINT)
+        axes.set_title(shorten(name, int(66 / columns)), loc="left", fontsize=TEXT, fontweight="bold", color=INK)
+        for number, domain in enumerate(names):
+            for label in order:
+                x, y = points[(of_class == label) & (of_domain == domain)].T
+                axes.scatter(x, y, 13, **_mark(colours[label], number))
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    present = [name for name in order if name in set(classes)]
+    handles = [Line2D([], [], linestyle="", marker="s", markersize=5, color=colours[k], label=k) for k in present]
+    marks = [_mark(MUTED, number) for number in range(len(names))]
+    handles += [
+        Line2D([], [], linestyle="", marker=mark["marker"], markersize=5, markerfacecolor=mark["facecolors"],
+               markeredgecolor=MUTED, label=name)
+        for name, mark in zip(names, marks, strict=True)
+    ]  # fmt: skip
+    legend = figure.legend(
+        handles=handles, loc="outside lower left", ncols=6, frameon=False, fontsize=SMALL, labelcolor=INK, title=note,
+        alignment="left",
+    )  # fmt: skip
+    legend.get_title().set(fontsize=SMALL, color=MUTED)
+    return finished(figure)
+
+
+def _mark(colour: str, domain: int) -> dict[str, Any]:
+    """Returns how an image of a laboratory is drawn."""
+    return {
+        "marker": DOMAIN_MARKERS[domain % len(DOMAIN_MARKERS)],
+        "facecolors": "none" if domain == 0 else colour,
+        "edgecolors": colour,
+        "linewidths": 0.9,
+        "rasterized": True,
+    }
 
 
 def _densest(points: np.ndarray) -> np.ndarray:

@@ -88,6 +88,8 @@ def open_cache(
 def _key(frame: pd.DataFrame, settings: dict[str, Any]) -> str:
     """Digests the settings and the state of every file."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    if settings.get("crops"):  # else the split changes no pixel
+        digest.update("\n".join(frame.split).encode())
     for image_id, path in zip(frame.image_id, frame.path, strict=True):
         stat = os.stat(path)
         digest.update(f"{image_id}\0{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
@@ -111,19 +113,20 @@ def _build(
     partial.mkdir(exist_ok=True)
     pixels, done = _open_partial(partial, len(frame), preparation.size, folder)
     starts = [start for start in range(0, len(frame), CHUNK) if not done[start // CHUNK]]
-    paths, threads = frame.path.tolist(), cv2.getNumThreads()
+    paths, splits, threads = frame.path.tolist(), frame.split.tolist(), cv2.getNumThreads()
     bar = tqdm(total=len(frame), desc="preparing images", unit="image", disable=not progress)
     bar.update(len(frame) - sum(min(CHUNK, len(frame) - start) for start in starts))
     cv2.setNumThreads(1)  # one image per thread; OpenCV's own would only wait for each other
     try:
         with bar, ThreadPoolExecutor(available_cores()) as pool:
             for start in starts:
-                part = paths[start : start + CHUNK]
-                pixels[start : start + len(part)] = preparation.many(list(pool.map(read_image, part)), pool)
+                part = slice(start, start + CHUNK)
+                images = list(pool.map(read_image, paths[part]))
+                pixels[start : start + len(images)] = preparation.many(images, splits[part], pool)
                 pixels.flush()  # before the mark: a mark always means that its pixels are there
                 done[start // CHUNK] = True
                 done.flush()
-                bar.update(len(part))
+                bar.update(len(images))
     finally:
         cv2.setNumThreads(threads)
     del pixels, done

@@ -13,9 +13,11 @@ from leukofold.errors import UserError, first_line
 from leukofold.models import (
     dinobloom,
     small_cnn,  # noqa: F401  (makes itself known to timm)
+    squeezenet,  # noqa: F401  (too)
 )
 from leukofold.models.freezing import frozen_modules
 from leukofold.models.heads import build_head
+from leukofold.models.normalisation import freeze_batch_norm, replace_batch_norm
 from leukofold.models.pretrained import load_backbone
 
 
@@ -40,13 +42,18 @@ class Classifier(nn.Module):
 
     def __init__(self, model: ModelConfig, image: ImageConfig, classes: int) -> None:
         super().__init__()
-        self.backbone = build_backbone(model, image.size)
+        self.side = image.side
+        self.backbone = build_backbone(model, image.side)
+        if model.normalisation == "group":
+            replace_batch_norm(self.backbone, model.norm_groups)
         self.head = build_head(model, self.backbone.head_hidden_size, classes)
         defaults: dict[str, Any] = self.backbone.pretrained_cfg
         for name, given in (("mean", image.mean), ("std", image.std)):
             values = torch.tensor(given if given is not None else defaults[name], dtype=torch.float32)
             self.register_buffer(name, values.view(1, 3, 1, 1))
         self._frozen = frozen_modules(self, model.frozen)
+        if model.normalisation == "frozen":
+            self._frozen += freeze_batch_norm(self.backbone)
 
     def train(self, mode: bool = True) -> "Classifier":
         """Sets training or evaluation mode; what is frozen stays in evaluation mode."""
@@ -81,7 +88,9 @@ class Classifier(nn.Module):
         return features
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the backbone's input of n x 3 x S x S uint8 images."""
+        """Returns the backbone's input of n x 3 x S x S uint8 images, their centre where they are larger."""
+        start = (images.shape[-1] - self.side) // 2
+        images = images[..., start : start + self.side, start : start + self.side] if start > 0 else images
         return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
 
 
@@ -89,7 +98,7 @@ def build_backbone(config: ModelConfig, size: int) -> Any:
     """Builds a timm backbone that returns pooled features.
 
     Args:
-        config: Its name, weights and stochastic depth.
+        config: Its name, weights, dropout and stochastic depth.
         size: Side of the input, pixels.
 
     Returns:
@@ -131,6 +140,8 @@ def _create(name: str, config: ModelConfig, size: int) -> Any:
         arguments["img_size"] = size
     if config.drop_path:
         arguments["drop_path_rate"] = config.drop_path
+    if config.backbone_dropout:
+        arguments["drop_rate"] = config.backbone_dropout
     from_timm = config.pretrained is True and name == config.backbone
     try:
         return timm.create_model(name, pretrained=from_timm, **arguments)

@@ -58,7 +58,10 @@ def load_network(
 
         return HandcraftedClassifier(SupportVectorMachine.load(fold.machine)).eval()
     # nothing frozen: where a network looks is worked out from gradients that reach the backbone
-    untrained = config.model.model_copy(update={"pretrained": False, "frozen": ()})
+    # normalisation takes another layer's place or none: what is frozen does not matter here either
+    normalisation = "group" if config.model.normalisation == "group" else "own"
+    changes = {"pretrained": False, "frozen": (), "normalisation": normalisation}
+    untrained = config.model.model_copy(update=changes)
     network = Classifier(untrained, config.image, classes)
     try:
         network.load_state_dict(load_file(fold.weights))

@@ -5,16 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from sklearn.manifold import TSNE
-from sklearn.preprocessing import normalize
 
-from leukofold.embeddings import fold_embeddings
+from leukofold.embeddings import fold_embeddings, project
 from leukofold.figures.embedding import scatter_figure
 from leukofold.reopening import ReopenedRun
 
 MOST = 2000  # cells on a map
 FEWEST = 10
-PERPLEXITY = 30  # t-SNE's own default; less where cells are few
 
 
 def draw_maps(reopened: ReopenedRun) -> Iterator[tuple[str, Figure]]:
@@ -33,12 +30,10 @@ def draw_maps(reopened: ReopenedRun) -> Iterator[tuple[str, Figure]]:
     if len(rows) < FEWEST:
         return
     held_out = _held_out(reopened)
-    vectors = normalize(fold_embeddings(reopened, int(reopened.run.folds.min()))[np.searchsorted(held_out, rows)])
-    if np.ptp(vectors, axis=0).max() == 0:  # a network whose features are all 0; t-SNE would crash
+    points = project(fold_embeddings(reopened, int(reopened.run.folds.min()))[np.searchsorted(held_out, rows)])
+    if points is None:
         return
     cells = reopened.cells.iloc[rows]
-    perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
-    points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(vectors)
     names = reopened.run.oof.class_names
     yield "map_classes", scatter_figure(points, [names[k] for k in cells.label], "", names)
     for column in ("source", "split"):

@@ -16,9 +16,10 @@ from leukofold.blending.loading import STUDIES
 from leukofold.competitions import get_competition
 from leukofold.config import Config, load_config, run_name
 from leukofold.errors import UserError
+from leukofold.experiment import held_out_always
 from leukofold.layers import load_layers
 from leukofold.metrics import BINARY_METRICS, metric_titles
-from leukofold.studies.schema import ENSEMBLE, SEED, UNLABELLED_NAME, VIEWS, Study, need_known
+from leukofold.studies.schema import ENSEMBLE, SCORED_ON, SEED, UNLABELLED_NAME, VIEWS, Study, need_known
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Published:
     Attributes:
         mean: The value, or its mean over seeds or folds.
         std: Its standard deviation.
+        ci: Half of its 95 % interval.
         min: The lowest one.
         max: The highest one.
     """
 
     mean: float | None = None
     std: float | None = None
+    ci: float | None = None
     min: float | None = None
     max: float | None = None
 
@@ -159,6 +162,18 @@ def load_study(
     return Grid(name, study, tuple(runs))
 
 
+def held_out_parts(config: Config) -> tuple[str, ...]:
+    """Returns the splits and the target domains that a run scores by their names."""
+    return tuple(dict.fromkeys((*config.folds.splits, *config.folds.holdout_splits, *held_out_always(config))))
+
+
+def holds_out(config: Config, on: str) -> bool:
+    """Tells whether a run scores what a row is scored on."""
+    if on == "holdout":
+        return config.folds.holdout is not None or bool(held_out_always(config))
+    return on == "folds" or on in held_out_parts(config)
+
+
 def _resolve(
     study: Study,
     path: Path,
@@ -191,13 +206,24 @@ def _check_runs(study: Study, path: Path, runs: Sequence[StudyRun]) -> None:
         classes = len(get_competition(name).class_names)
         if classes != 2:
             raise UserError(f"{path}: metrics: {binary[0]} is of two classes, {name} has {classes}; take another one")
-    if "holdout" in study.on and not any(run.config.folds.holdout for run in runs):
-        raise UserError(f"{path}: on: holdout: no run has a hold-out; set folds.holdout")
+    for on in study.on:
+        if any(holds_out(run.config, on) for run in runs):
+            continue
+        if on == "holdout":
+            raise UserError(f"{path}: on: holdout: no run has a hold-out; set folds.holdout")
+        parts = [part for run in runs for part in held_out_parts(run.config)]
+        need_known(f"{path}: on: part", on, [*SCORED_ON, *dict.fromkeys(parts)])
+    for on in study.maps.on if study.maps else ():
+        parts = [part for run in runs for part in held_out_parts(run.config)]
+        need_known(f"{path}: maps: on: part", on, list(dict.fromkeys(parts)))
+    for name in study.look_at.published if study.look_at else ():
+        known = get_competition(runs[0].config.data.competition).class_names
+        need_known(f"{path}: look_at: published: class", name, known)
     for part in study.composition:
         competition = get_competition(runs[0].config.data.competition)
         where = f"{path}: composition: {part.part}:"
         for split in part.splits:
-            need_known(f"{where} split", split, competition.published_counts)
+            need_known(f"{where} split", split, [*competition.published_counts, *runs[0].config.data.domains])
         for class_name in part.groups:
             need_known(f"{where} class", class_name, competition.class_names)
         for class_name in part.images:

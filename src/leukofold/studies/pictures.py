@@ -6,21 +6,24 @@ After Prellberg and Kramer 2019: Fig. 2 and 4 (curves), Fig. 3 (patients).
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
 from leukofold.competitions import get_competition
 from leukofold.figures.bands import Band, band_figure
+from leukofold.figures.boxes import box_figure
 from leukofold.figures.confusion import confusion_figure
 from leukofold.figures.groups import group_accuracy_figure
 from leukofold.figures.style import save_figure
 from leukofold.metrics import AUC
 from leukofold.metrics.tables import group_accuracies
-from leukofold.runs import RUNS, RunFolder
+from leukofold.runs import RUNS, RunFolder, chosen_on_scored
+from leukofold.studies.maps import maps_figure
 from leukofold.studies.results import Best, Results
 from leukofold.studies.scoring import labelled_logits
-from leukofold.studies.table import TITLES
+from leukofold.studies.table import TITLES, title_of
 
 MOST_LEVELS = 8  # so many bands are told apart where they overlap
 MOST_PAIRS = 4  # so many levels leave room for a line of each without TTA
@@ -38,8 +41,8 @@ def save_pictures(results: Results, root: Path = RUNS) -> list[Path]:
         root: Where runs lie.
 
     Returns:
-        The files: ``learning_curves.png``, ``subjects.png`` where patients are known, ``confusion.png``; none where
-        nothing has run.
+        The files: ``learning_curves.png``, ``seeds.png`` of several seeds, ``maps.png`` where the study asks for maps,
+        ``subjects.png`` where patients are known, ``confusion.png``; none where nothing has run.
     """
     folder = root / results.grid.name / "figures"
     files = []
@@ -54,13 +57,19 @@ def _draw(results: Results, root: Path) -> Iterator[tuple[str, Figure]]:
     curves = _learning_curves(results, root)
     if curves is not None:
         yield "learning_curves", curves
+    seeds = _box_plot(results)
+    if seeds is not None:
+        yield "seeds", seeds
     if results.best is None:
         return
+    maps = maps_figure(results, root)
+    if maps is not None:
+        yield "maps", maps
     best = results.best
     labels, logits = labelled_logits(best.scored.pooled, best.place.view)
     competition, title = get_competition(best.scored.metadata["competition"]), _best_title(results, best)
-    if competition.has_patients:
-        groups = best.scored.pooled.group
+    groups = best.scored.pooled.group
+    if competition.has_patients and 2 * len(np.unique(groups)) <= len(groups):  # not of single cells, as of targets
         patients = group_accuracies(labels, logits, groups)
         if pd.Series(labels).groupby(groups).nunique().max() == 1:  # every patient has one class alone
             patients = patients.assign(label=[competition.class_names[k] for k in patients.majority_label])
@@ -70,18 +79,49 @@ def _draw(results: Results, root: Path) -> Iterator[tuple[str, Figure]]:
     yield "confusion", confusion_figure(confusion, names, competition.lineages, title)
 
 
+def _box_plot(results: Results) -> Figure | None:
+    """Draws the headline metric of every seed; None of one seed, whose folds the learning curves show."""
+    study = results.grid.study
+    metric, view = study.metrics[0], study.views[-1]
+    panels: dict[str, dict[str, Sequence[float]]] = {}
+    published: dict[str, dict[str, float]] = {}
+    for row in results.rows:
+        if row.place.view == view and len(row.by_seed) > 1:
+            part, name = title_of(row.place.on), "-".join(row.place.levels.values())
+            panels.setdefault(part, {})[name] = row.by_seed
+            mean = results.grid.published(row.place.levels, row.place.on, view, metric).mean
+            published.setdefault(part, {}).update({name: mean} if mean is not None else {})
+    if not panels:
+        return None
+    every = dict.fromkeys(name for settings in panels.values() for name in settings)
+    panels = {part: {name: settings.get(name, ()) for name in every} for part, settings in panels.items()}
+    note = "Box: quartiles and median; whiskers: lowest and highest." + _rendered(results)
+    return box_figure(panels, published, study.title or results.grid.name, results.grid.titles[metric], note)
+
+
+def _rendered(results: Results) -> str:
+    """Says that images are drawn by this project, where they are."""
+    return " RENDERED images." if any(row.rendered for row in results.rows) else ""
+
+
 def _best_title(results: Results, best: Best) -> str:
     """Says what the best run is, and what is wrong with its images or folds."""
     metric = results.grid.titles[results.grid.study.metrics[0]]
-    score = f"{metric} {best.value:.4f}" + (f", the best of {best.among} runs" if best.among > 1 else "")
-    networks = ", mean of the folds' networks" if best.place.on == "holdout" and len(best.scored.folds) > 1 else ""
+    score = f"{metric} {best.value:.4f}"
+    if best.mean is not None:
+        score += f", nearest to the mean {best.mean:.4f} of {best.among} runs"
+    elif best.among > 1:
+        score += f", the best of {best.among} runs"
+    scored_out_of_fold = best.place.on in ("folds", *best.scored.metadata["config"]["folds"].get("splits", ()))
+    networks = "" if scored_out_of_fold or len(best.scored.folds) == 1 else ", mean of the folds' networks"
+    optimistic = scored_out_of_fold and chosen_on_scored(best.scored.metadata)
     parts = [
         f"{best.run.removeprefix(results.grid.name + '/')}: {score}",
-        TITLES[best.place.on] + networks,
+        title_of(best.place.on) + networks,
         TITLES[best.place.view],
         *(["RENDERED images"] if best.scored.metadata["rendered"] else []),
         *(["image-level folds"] if best.scored.metadata["split_by"] == "image" else []),
-        *(["OPTIMISTIC epoch"] if best.scored.metadata["split_by"] == "split" and best.place.on == "folds" else []),
+        *(["OPTIMISTIC epoch"] if optimistic else []),
     ]
     return "; ".join(parts)
 
@@ -162,4 +202,4 @@ def _note(results: Results, histories: Histories, shown: Sequence[str]) -> str:
     if len(shown) < len(histories):
         metric = results.grid.titles[results.grid.study.metrics[0]]
         note += f" Shown: of {len(histories)} the {len(shown)} with the best {metric}."
-    return note + (" RENDERED images." if any(row.rendered for row in results.rows) else "")
+    return note + _rendered(results)

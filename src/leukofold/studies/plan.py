@@ -17,7 +17,7 @@ from tqdm import tqdm
 from leukofold.competitions import get_competition
 from leukofold.config import Config
 from leukofold.errors import UserError
-from leukofold.experiment import external_root, read_competition, read_external
+from leukofold.experiment import external_root, held_out_always, read_competition, read_external
 from leukofold.inference import tta_views
 from leukofold.rendering import is_current
 from leukofold.runs import RUNS, FoldFolder, RunFolder, digest_of
@@ -56,11 +56,12 @@ class Images:
         Splits of images that are still to be rendered count as a tenth each.
         """
         folds = config.folds
-        held = 0.0
-        if folds.holdout is not None:
-            held = self._of(folds.holdout) if isinstance(folds.holdout, str) else folds.holdout * self.own
+        targets = sum(self.splits.get(name, 0) for name in held_out_always(config))
+        held = targets + sum(self._of(name) for name in folds.holdout_splits if name not in held_out_always(config))
+        if isinstance(folds.holdout, float):
+            held += folds.holdout * (self.own - targets)
         own = self.own - held
-        if folds.by == "split":
+        if folds.splits:
             validated = sum(map(self._of, folds.splits)) / len(folds.splits)
             return own - validated + self.external, validated, validated + self.test + held
         split = own + (self.external if folds.external == "split" else 0)

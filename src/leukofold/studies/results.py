@@ -5,7 +5,7 @@ uncertainty is the choice of patients (bootstrap, ``leukofold.metrics.interval``
 alone; with several it is the seed's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,14 +13,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 from scipy.stats import mannwhitneyu
+from scipy.stats import t as student_t
 from tqdm import tqdm
 
 from leukofold.metrics import Interval, interval
 from leukofold.processes import available_cores
-from leukofold.runs import RUNS, Predictions
+from leukofold.runs import RUNS, Predictions, chosen_on_scored
 from leukofold.studies.composition import Composition, count_composition
-from leukofold.studies.grid import Grid
-from leukofold.studies.schema import ENSEMBLE, VIEWS, View
+from leukofold.studies.grid import Grid, holds_out
+from leukofold.studies.schema import ENSEMBLE, SCORED_ON, VIEWS, LookedAt, View
 from leukofold.studies.scoring import AllScored, Scored, labelled_logits, score_all, scores_of
 
 Item = TypeVar("Item")
@@ -33,7 +34,8 @@ class Value:
 
     Attributes:
         value: The number, the mean over seeds or folds.
-        low: Lower end of its 95 % interval; None where there are several seeds or folds, or it was not asked for.
+        low: Lower end of its 95 % interval: over groups, or of the mean over seeds or folds where the study asks for
+            intervals; None where it was not asked for.
         high: Upper end.
         std: Standard deviation over seeds or folds (n - 1); None for one.
         lowest: The lowest over seeds or folds; None for one.
@@ -86,6 +88,8 @@ class Row:
         split_by: What the folds keep whole.
         rendered: Whether the images are; None where nothing has run.
         runs: The runs' names.
+        optimistic: Whether the epochs were chosen on the images that are scored.
+        by_seed: Headline metric of each seed, the mean over its folds where each is scored alone.
     """
 
     place: Place
@@ -96,6 +100,8 @@ class Row:
     split_by: str
     rendered: bool | None
     runs: tuple[str, ...]
+    optimistic: bool = False
+    by_seed: tuple[float, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -131,7 +137,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Best:
-    """The single run with the best headline metric.
+    """The single run that is looked at: the one with the best headline metric, or the one nearest to a row's mean.
 
     Attributes:
         run: Its name.
@@ -139,6 +145,7 @@ class Best:
         value: Its headline metric.
         among: Number of runs it was chosen from: see ``_best``.
         scored: Its images.
+        mean: The row's mean that it is nearest to; None: it is the best.
     """
 
     run: str
@@ -146,6 +153,7 @@ class Best:
     value: float
     among: int
     scored: Scored
+    mean: float | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +198,7 @@ def collect_results(grid: Grid, root: Path = RUNS, progress: bool = True) -> Res
         _each(lambda place: _row(grid, scored, place), places, "scores", progress),
         _each(lambda pair: _comparison(grid, scored, *pair), compared, "comparisons", progress),
         count_composition(study.composition, grid.runs[0].config.data) if study.composition else None,
-        _best(grid, scored),
+        _best(grid, scored) if study.look_at is None else _nearest_to_mean(grid, scored, study.look_at),
         remarks,
     )
 
@@ -217,26 +225,31 @@ def _by_seed(grid: Grid, found: Sequence[Scored], view: str, metric: str) -> lis
     return [[scores_of(part, view, [metric])[metric] for part in _parts(grid, each)] for each in found]
 
 
-def _spread(by_seed: Sequence[Sequence[float]], seeds: int) -> Value:
+def _spread(grid: Grid, by_seed: Sequence[Sequence[float]]) -> Value:
     """Returns mean, deviation and range: over the parts of the one seed that is wanted, or over the seeds' means."""
-    values = by_seed[0] if seeds == 1 else [float(np.mean(parts)) for parts in by_seed]
+    values = by_seed[0] if len(grid.study.seeds) == 1 else [float(np.mean(parts)) for parts in by_seed]
     mean = float(np.mean(values))
     if len(values) == 1:
         return Value(mean)
-    return Value(mean, std=float(np.std(values, ddof=1)), lowest=min(values), highest=max(values))
+    std = float(np.std(values, ddof=1))
+    found = Value(mean, std=std, lowest=min(values), highest=max(values))
+    if grid.study.spread == "deviation":
+        return found
+    half = float(student_t.ppf(0.975, len(values) - 1)) * std / len(values) ** 0.5
+    return replace(found, low=mean - half, high=mean + half)
 
 
 def _row(grid: Grid, scored: AllScored, place: Place) -> Row:
     """Scores a row."""
-    found, seeds = _seeds(grid, scored, place), grid.study.seeds
+    study, found, seeds = grid.study, _seeds(grid, scored, place), grid.study.seeds
     members = [run for seed in seeds for run in grid.members(place.levels, seed)]
-    folds = members[0].config.folds
-    scorable = place.on == "folds" or folds.holdout is not None
+    config = members[0].config
+    wanted = 1 if place.on in config.folds.splits else len(config.folds.numbers)
     values: dict[str, Value] = {}
+    by_part = [[scores_of(part, place.view, study.metrics) for part in _parts(grid, each)] for each in found]
     if found:
-        by_part = [[scores_of(part, place.view, grid.study.metrics) for part in _parts(grid, each)] for each in found]
         for metric in grid.study.metrics:
-            values[metric] = _spread([[part[metric] for part in parts] for parts in by_part], len(seeds))
+            values[metric] = _spread(grid, [[part[metric] for part in parts] for parts in by_part])
         if len(seeds) == 1 and grid.study.over == "pooled":
             metric, pooled = grid.study.metrics[0], found[0].pooled
             values[metric] = _with_interval(interval(metric, *labelled_logits(pooled, place.view), pooled.group))
@@ -244,12 +257,22 @@ def _row(grid: Grid, scored: AllScored, place: Place) -> Row:
         place,
         values,
         sum(len(each.folds) for each in found),
-        len(folds.numbers) * len(seeds) if scorable else 0,
+        wanted * len(seeds) if holds_out(config, place.on) else 0,
         max((len(each.pooled.image_id) for each in found), default=0),
-        found[0].metadata["split_by"] if found else folds.by,
+        _kept_whole(found[0].metadata, place.on) if found else config.folds.by,
         found[0].metadata["rendered"] if found else None,
         tuple(run.name for run in members),
+        bool(found) and chosen_on_scored(found[0].metadata) and place.on in ("folds", *config.folds.splits),
+        tuple(float(np.mean([part[study.metrics[0]] for part in parts])) for parts in by_part),
     )
+
+
+def _kept_whole(metadata: Mapping[str, Any], on: str) -> str:
+    """Tells what is on one side of the split only; of a part by name, what its own images share with the training."""
+    shared = metadata.get("shared_groups")
+    if on in SCORED_ON or shared is None:
+        return str(metadata["split_by"])
+    return "image" if shared.get(on) else "group"
 
 
 def _with_interval(found: Interval) -> Value:
@@ -309,12 +332,30 @@ def _comparison(grid: Grid, scored: AllScored, axis: str, place: Place) -> Compa
         found = interval(metric, *labelled_logits(one, views[0]), other.group, reference)
         difference = _with_interval(found)
     elif seeds == 1:
-        difference = _spread([np.subtract(ones[0], others[0]).tolist()], seeds)
+        difference = _spread(grid, [np.subtract(ones[0], others[0]).tolist()])
     else:
-        difference = _spread([[float(np.mean(a) - np.mean(b))] for a, b in zip(ones, others, strict=True)], seeds)
+        difference = _spread(grid, [[float(np.mean(a) - np.mean(b))] for a, b in zip(ones, others, strict=True)])
     means = [[float(np.mean(parts)) for parts in values] for values in (ones, others)]
-    p = float(mannwhitneyu(means[1], means[0], alternative="greater").pvalue) if len(pairs) > 1 else None
+    tested = len(pairs) > 1 and grid.study.spread == "deviation"  # an interval says as much
+    p = float(mannwhitneyu(means[1], means[0], alternative="greater").pvalue) if tested else None
     return Comparison(axis, place, first, float(np.mean(means[0])), float(np.mean(means[1])), difference, same, p)
+
+
+def _nearest_to_mean(grid: Grid, scored: AllScored, look: LookedAt) -> Best | None:
+    """Finds the run of a row whose headline metric is nearest to the mean over its seeds, with TTA if there is."""
+    place = Place(look.on, _view(grid), {axis: look.levels[axis] for axis in grid.study.axes})
+    found, metric = _seeds(grid, scored, place), grid.study.metrics[0]
+    if not found:
+        return None
+    values = [scores_of(each.pooled, place.view, [metric])[metric] for each in found]
+    mean = float(np.mean(values))
+    nearest = int(np.argmin(np.abs(np.subtract(values, mean))))
+    return Best(found[nearest].metadata["run"], place, values[nearest], len(values), found[nearest], mean)
+
+
+def _view(grid: Grid) -> View:
+    """Returns the view that a run is looked at by: with TTA if there is one."""
+    return "tta" if "tta" in grid.study.views else "single"
 
 
 def _best(grid: Grid, scored: AllScored) -> Best | None:
@@ -323,8 +364,8 @@ def _best(grid: Grid, scored: AllScored) -> Best | None:
     Runs whose patients cross folds are passed over if there are others, and so are those with fewer folds.
     """
     metric: str = grid.study.metrics[0]
-    view: View = "tta" if "tta" in grid.study.views else "single"
-    on = "holdout" if any(key[0] == "holdout" for key in scored) else "folds"
+    view = _view(grid)
+    on = "holdout" if any(key[0] == "holdout" for key in scored) else grid.study.on[0]
     runs = {key: found for key, found in scored.items() if key[0] == on and ENSEMBLE not in key[1]}
     ranks = {key: (found.metadata["split_by"] != "image", len(found.folds)) for key, found in runs.items()}
     values = {

@@ -26,11 +26,16 @@ UNLABELLED_NAME = "unlabelled"
 """The class under which a composition counts images without a label."""
 
 SCORED_ON = ("folds", "holdout")
-SEED = "seed"
-"""What rows are scored on: images out of fold, or those of the hold-out."""
+"""What rows are scored on besides splits and target domains by name: images out of fold, or all of the hold-out."""
 
-SPREAD = ("mean", "std", "min", "max")
-"""What a publication may tell of a value."""
+SEED = "seed"
+"""What chooses runs of a seed where axes are named."""
+
+SPREAD = ("mean", "std", "ci", "min", "max")
+"""What a publication may tell of a value; ci: half of its 95 % interval."""
+
+OF_A_CLASS = ("precision", "recall", "f1")
+"""What a publication may tell of a class."""
 
 KNOWN_METRICS = metric_titles(2)
 """Every metric that a study may name; those of two classes alone are checked when the runs are known."""
@@ -47,6 +52,7 @@ RESULT_COLUMNS = (
     "max",
     "published",
     "published_std",
+    "published_ci",
     "published_min",
     "published_max",
     "folds",
@@ -82,6 +88,25 @@ class Level(_Named):
 
     config: Files = Field((), description="configuration file, or a list of them, laid over the base")
     set: dict[str, Any] = Field({}, description="dotted keys and their values; they win over all files")
+    note: str = Field("", description="what has to be known of the level's numbers; printed below the table")
+
+
+class LookedAt(_Named):
+    """A row whose run is looked at closely: its classes, its confusion, its patients."""
+
+    levels: dict[str, str] = Field(description="axis -> level")
+    on: str = Field("folds", description="what it is scored on")
+    published: dict[str, dict[str, Annotated[float, Field(ge=0, le=1)]]] = Field(
+        {}, description="class -> precision, recall and f1 of a publication"
+    )
+
+
+class Maps(_Named):
+    """Which networks' features are drawn as maps (t-SNE), a panel each, the parts of the data side by side."""
+
+    levels: tuple[dict[str, str], ...] = Field(min_length=1, description="axis -> level, for each panel")
+    on: tuple[str, ...] = Field(min_length=1, max_length=7, description="splits or target domains, a mark each")
+    per_class: int = Field(39, ge=1, description="images of each class and part at most, drawn at random")
 
 
 class DataPart(_Named):
@@ -109,13 +134,18 @@ class Study(Section):
         ("folds",),
         min_length=1,
         description="folds: rows of the images out of fold; holdout: rows of the images that no fold trains on or "
-        "selects by (folds.holdout)",
+        "selects by (folds.holdout, data.domains); or a split or a target domain that runs hold out, by its name",
     )
     over: Literal["pooled", "folds"] = Field(
         "pooled",
         description="pooled: all images are scored together, those of the hold-out by the mean logits of the folds' "
         "networks; folds: each fold is scored alone, the hold-out by each fold's network, and the table has "
         "mean and standard deviation (n - 1) over folds",
+    )
+    spread: Literal["deviation", "interval"] = Field(
+        "deviation",
+        description="what stands behind the mean over seeds or folds; deviation: the standard deviation (n - 1); "
+        "interval: half of the mean's 95 % interval (Student's t)",
     )
     views: tuple[View, ...] = Field(("single", "tta"), min_length=1, description="without and with TTA")
     metrics: tuple[str, ...] = Field(("macro_f1",), min_length=1, description="of leukofold.metrics; headline first")
@@ -126,8 +156,13 @@ class Study(Section):
     published: tuple[dict[str, Any], ...] = Field(
         (),
         description="rows of a publication: a level for each axis, views, on where there are several, and values of "
-        "metrics: a number from 0 to 1, or some of mean, std, min and max",
+        "metrics: a number from 0 to 1, or some of mean, std, ci, min and max",
     )
+    look_at: LookedAt | None = Field(
+        None,
+        description="the row of which the run nearest to the mean over seeds is looked at; null: the best run of all",
+    )
+    maps: Maps | None = Field(None, description="networks whose features are drawn as maps; null: none")
     composition: tuple[DataPart, ...] = Field((), description="the data as a publication counts them")
 
     @model_validator(mode="before")
@@ -162,6 +197,7 @@ class Study(Section):
         _check_names(self, path)
         _check_results(self, path)
         _check_published(self, path)
+        _check_looks(self, path)
 
 
 def need_known(what: str, name: str, known: Collection[str]) -> None:
@@ -171,8 +207,10 @@ def need_known(what: str, name: str, known: Collection[str]) -> None:
 
 
 def _with_on(given: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Renames the key true."""
-    return {"on" if key is True else key: value for key, value in given.items()}
+    """Renames the key true, here and in the sections that have it too."""
+    named = {"on" if key is True else key: value for key, value in given.items()}
+    inner = {key: named[key] for key in ("look_at", "maps") if isinstance(named.get(key), dict)}
+    return {**named, **{key: _with_on(section) for key, section in inner.items()}}
 
 
 def _check_names(study: Study, path: Path) -> None:
@@ -197,8 +235,6 @@ def _check_names(study: Study, path: Path) -> None:
 
 def _check_results(study: Study, path: Path) -> None:
     """Refuses metrics that are unknown, repetitions, and seeds in the wrong place."""
-    for part in study.on:
-        need_known(f"{path}: on:", part, SCORED_ON)
     for metric in study.metrics:
         need_known(f"{path}: metrics: metric", metric, KNOWN_METRICS)
     for key in ("seeds", "on", "views", "metrics", "compare"):
@@ -237,6 +273,24 @@ def _check_published(study: Study, path: Path) -> None:
                 continue
             need_known(f"{where} key", str(metric), [*columns, *study.metrics])
             _check_value(f"{where} {metric}:", value)
+
+
+def _check_looks(study: Study, path: Path) -> None:
+    """Refuses rows to look at that are no rows of the table, and maps of no networks."""
+    chosen = [("look_at", study.look_at.levels)] if study.look_at else []
+    chosen += [("maps", levels) for levels in study.maps.levels] if study.maps else []
+    for key, levels in chosen:
+        for axis in study.axes:
+            if axis not in levels:
+                raise UserError(f"{path}: {key}: levels: no '{axis}'; name a level of every axis")
+        for axis, level in levels.items():
+            need_known(f"{path}: {key}: levels: axis", axis, study.axes)
+            need_known(f"{path}: {key}: level of {axis}", level, study.axes[axis])
+    if study.look_at is not None:
+        need_known(f"{path}: look_at: on:", study.look_at.on, study.on)
+        for name, values in study.look_at.published.items():
+            for measure in values:
+                need_known(f"{path}: look_at: published: {name}:", measure, OF_A_CLASS)
 
 
 def _check_value(where: str, value: Any) -> None:

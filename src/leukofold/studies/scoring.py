@@ -1,7 +1,7 @@
 """What the runs of a study scored: runs loaded, ensembles averaged, the competition's images of each."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from leukofold.errors import UserError
 from leukofold.metrics import AUC, area_under_curve, score
 from leukofold.runs import Predictions, RunFolder, digest_of
 from leukofold.studies.grid import Grid, StudyRun
+from leukofold.studies.schema import SCORED_ON
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Scored:
     Attributes:
         pooled: All of them; those of the hold-out with the mean logits of the folds' networks.
         parts: By fold: its own images, or all of the hold-out by its network.
-        folds: The complete folds.
+        folds: The complete folds that scored them.
         metadata: What the first run is made of.
     """
 
@@ -81,24 +82,32 @@ def _load(run: StudyRun, root: Path, remarks: list[str]) -> LoadedRun | None:
 
 
 def _combine(runs: Sequence[LoadedRun], on: Sequence[str]) -> Iterator[tuple[str, Scored]]:
-    """Averages runs, out of fold and on the hold-out that all of them have."""
+    """Averages runs, out of fold and on the hold-out that all of them have, or on parts of either."""
     blend = blend_runs(runs)
     folds = tuple(sorted(set(runs[0].folds.tolist())))
-    if "folds" in on:
-        parts = tuple(_own(blend.oof, blend.folds == fold) for fold in folds)
-        yield "folds", Scored(_own(blend.oof), parts, folds, blend.metadata)
-    if "holdout" in on and all(run.holdouts for run in runs):
+    networks = []
+    if all(run.holdouts for run in runs):
         networks = [average_logits(of_fold) for of_fold in zip(*(run.holdouts for run in runs), strict=True)]
-        pooled = _own(average_logits(networks))
-        yield "holdout", Scored(pooled, tuple(map(_own, networks)), folds, blend.metadata)
+    for part in on:
+        of_folds = tuple(fold for fold in folds if _has(blend.oof.rows(blend.folds == fold), part))
+        if part != "holdout" and of_folds:
+            parts = tuple(_own(blend.oof.rows(blend.folds == fold), part) for fold in of_folds)
+            yield part, Scored(_own(blend.oof, part), parts, of_folds, blend.metadata)
+        elif part != "folds" and networks and _has(networks[0], part):
+            pooled = _own(average_logits(networks), part)
+            yield part, Scored(pooled, tuple(_own(of_fold, part) for of_fold in networks), folds, blend.metadata)
 
 
-def _own(scored: Predictions, rows: np.ndarray | None = None) -> Predictions:
-    """Keeps the competition's images, or those of some rows, in the order of their ids."""
-    kept = np.flatnonzero(~scored.is_external if rows is None else ~scored.is_external & rows)
-    kept = kept[np.argsort(scored.image_id[kept])]
-    arrays = ("image_id", "logits", "single_view", "group", "is_external", "label")
-    return replace(scored, **{name: getattr(scored, name)[kept] for name in arrays})
+def _has(scored: Predictions, part: str) -> bool:
+    """Tells whether there are images of a split or target domain."""
+    return part in SCORED_ON or bool((scored.split == part).any())
+
+
+def _own(scored: Predictions, part: str) -> Predictions:
+    """Keeps the competition's images, or those of a split or target domain, in the order of their ids."""
+    own = ~scored.is_external
+    kept = np.flatnonzero(own if part in SCORED_ON else own & (scored.split == part))
+    return scored.rows(kept[np.argsort(scored.image_id[kept])])
 
 
 def labelled_logits(scored: Predictions, view: str) -> tuple[np.ndarray, np.ndarray]:

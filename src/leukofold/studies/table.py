@@ -4,16 +4,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from sklearn.metrics import precision_recall_fscore_support
 
 from leukofold.files import write_text
 from leukofold.runs import RUNS
 from leukofold.studies.composition import Composition
 from leukofold.studies.grid import Published
-from leukofold.studies.results import Comparison, Place, Results, Row, Value
-from leukofold.studies.schema import RESULT_COLUMNS, VIEWS
+from leukofold.studies.results import Best, Comparison, Place, Results, Row, Value
+from leukofold.studies.schema import OF_A_CLASS, RESULT_COLUMNS, VIEWS
+from leukofold.studies.scoring import labelled_logits
 
 NOTHING = "-"
 TITLES = {"single": "no TTA", "tta": "TTA", "folds": "out of fold", "holdout": "hold-out"}
+MEASURES = {"precision": "precision", "recall": "recall", "f1": "F1"}
+MARK = "*"  # at a level that has a note
+
+
+def title_of(name: str) -> str:
+    """Names a view, or what is scored on: splits and target domains are called by their own names."""
+    return TITLES.get(name, name)
 
 
 def write_tables(results: Results, root: Path = RUNS) -> tuple[Path, Path]:
@@ -47,6 +56,7 @@ def to_csv(results: Results) -> str:
                     **(_columns(value) if value else {}),
                     "published": published.mean,
                     "published_std": published.std,
+                    "published_ci": published.ci,
                     "published_min": published.min,
                     "published_max": published.max,
                     "folds": f"{row.folds}/{row.folds_wanted}",
@@ -69,6 +79,7 @@ def to_markdown(results: Results) -> str:
     for axis in study.compare:
         found = [comparison for comparison in results.comparisons if comparison.axis == axis]
         parts += [_comparison_table(results, found)] if found else []
+    parts += [_class_table(results, results.best)] if study.look_at and results.best else []
     parts += [_composition_table(results.composition)] if results.composition else []
     parts += ["\n".join(f"- {remark}" for remark in results.remarks)] if results.remarks else []
     return "\n\n".join(parts) + "\n"
@@ -98,7 +109,7 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
         found.append("RENDERED images: these numbers say nothing about patients (rows marked rendered).")
     if any(row.values and row.split_by == "image" for row in rows):
         found.append("Image-level folds: patients cross, scores too high (rows split by image).")
-    if any(row.values and row.split_by == "split" and row.place.on == "folds" for row in rows):
+    if any(row.values and row.optimistic for row in rows):
         found.append("OPTIMISTIC: the epochs were chosen on the images that are scored (rows split by split).")
     return found
 
@@ -115,7 +126,7 @@ def _main_table(results: Results) -> str:
     body = []
     for row in results.rows:
         place = row.place
-        cells = [*place.levels.values(), *_scored_on(results, TITLES[place.on]), TITLES[place.view]]
+        cells = [*_marked(results, place), *_scored_on(results, title_of(place.on)), TITLES[place.view]]
         for metric in study.metrics:
             value = row.values.get(metric)
             absent = "not run" if row.folds_wanted else "no hold-out"
@@ -126,6 +137,14 @@ def _main_table(results: Results) -> str:
         cells.append({True: "yes", False: "no", None: NOTHING}[row.rendered])
         body.append(cells)
     return _table(headers, body, len(names))
+
+
+def _marked(results: Results, place: Place) -> list[str]:
+    """Returns a row's levels, with a mark at those that have a note."""
+    return [
+        level + (MARK if level in levels and levels[level].note else "")
+        for level, levels in zip(place.levels.values(), results.grid.study.axes.values(), strict=True)
+    ]
 
 
 def _scored_on(results: Results, cell: str) -> list[str]:
@@ -139,14 +158,17 @@ def _legend(results: Results) -> str:
     lines = []
     if "folds" in study.on:
         lines.append("Out of fold, the competition's images only.")
-    if "holdout" in study.on:
+    held_out = [on for on in study.on if on != "folds"]
+    if held_out:
         networks = "each fold's network alone" if study.over == "folds" else "the mean logits of the folds' networks"
-        lines.append(f"Hold-out: images that no fold trains on or selects by, scored by {networks}.")
+        what = "Hold-out" if held_out == ["holdout"] else f"{', '.join(map(title_of, held_out))}"
+        lines.append(f"{what}: images that no fold trains on or selects by, scored by {networks}.")
+    spread = "standard deviation" if study.spread == "deviation" else "half the 95 % interval (Student's t)"
     if len(study.seeds) > 1:
         each = ", of each seed's mean over its folds" if study.over == "folds" else ""
-        lines.append(f"Mean ± standard deviation over {len(study.seeds)} seeds (lowest to highest){each}.")
+        lines.append(f"Mean ± {spread} over {len(study.seeds)} seeds (lowest to highest){each}.")
     elif study.over == "folds":
-        lines.append("Mean ± standard deviation over the folds, each scored alone (lowest to highest).")
+        lines.append(f"Mean ± {spread} over the folds, each scored alone (lowest to highest).")
     else:
         lines.append(
             f"{results.grid.titles[study.metrics[0]]} with its 95 % interval (bootstrap over patients, or over images "
@@ -156,7 +178,10 @@ def _legend(results: Results) -> str:
         lines.append(f"Ensemble: mean of the logits over {study.ensemble}.")
     if study.published:
         lines.append("Paper: as published.")
-    return " ".join(lines)
+    notes = [
+        f"{MARK} {name}: {level.note}" for levels in study.axes.values() for name, level in levels.items() if level.note
+    ]
+    return "\n\n".join([" ".join(lines), *notes])
 
 
 def _comparison_table(results: Results, comparisons: Sequence[Comparison]) -> str:
@@ -171,7 +196,7 @@ def _comparison_table(results: Results, comparisons: Sequence[Comparison]) -> st
     for found in comparisons:
         place = found.place
         view = TITLES[place.view]
-        cells = [*(place.levels[other] for other in others), *_scored_on(results, TITLES[place.on]), view]
+        cells = [*(place.levels[other] for other in others), *_scored_on(results, title_of(place.on)), view]
         cells += [] if axis == VIEWS else [place.levels[axis]]
         cells += [f"{found.value:.4f}", f"{found.reference_value:.4f}", _written(found.difference, "+.4f")]
         body.append([*cells, *([_probability(found.p)] if tested else [])])
@@ -183,6 +208,32 @@ def _comparison_table(results: Results, comparisons: Sequence[Comparison]) -> st
         f"chance alone puts {reference} so far ahead. Small: {reference} is better."
     )
     return f"{title}\n\n{_table(headers, body, len(names))}{meaning if tested else ''}"
+
+
+def _class_table(results: Results, best: Best) -> str:
+    """Writes precision, recall and F1 of every class of the run that is looked at, the published ones beside them."""
+    assert results.grid.study.look_at is not None
+    published = results.grid.study.look_at.published
+    labels, logits = labelled_logits(best.scored.pooled, best.place.view)
+    classes = range(logits.shape[1])
+    found = precision_recall_fscore_support(labels, logits.argmax(axis=1), labels=classes, zero_division=0)
+    headers = ["class", "images"]
+    for measure in OF_A_CLASS:
+        headers += [MEASURES[measure], *(["paper"] if published else [])]
+    body = []
+    for k, name in enumerate(best.scored.pooled.class_names):
+        cells = [name, str(found[3][k])]
+        for measure, values in zip(OF_A_CLASS, found, strict=False):
+            own = published.get(name, {}).get(measure)
+            cells.append(f"{values[k]:.4f}" if found[3][k] else NOTHING)
+            cells += [NOTHING if own is None else f"{own:.4f}"] if published else []
+        body.append(cells)
+    metric = results.grid.titles[results.grid.study.metrics[0]]
+    title = (
+        f"## Classes: {best.run.removeprefix(results.grid.name + '/')}, {title_of(best.place.on)}, {metric} "
+        f"{best.value:.4f}, of {best.among} runs the nearest to their mean {best.mean:.4f}"
+    )
+    return f"{title}\n\n{_table(headers, body, 1)}"
 
 
 def _composition_table(composition: Composition) -> str:
@@ -206,17 +257,18 @@ def _composition_table(composition: Composition) -> str:
 def _written(value: Value, form: str = ".4f") -> str:
     """Writes a value with its uncertainty."""
     text = f"{value.value:{form}}"
-    if value.low is not None and value.high is not None:
-        text += f" [{value.low:{form}}, {value.high:{form}}]"
+    half = (value.high - value.low) / 2 if value.low is not None and value.high is not None else None
     if value.std is not None:
-        text += f" ± {value.std:.4f} ({value.lowest:{form}} to {value.highest:{form}})"
+        text += f" ± {value.std if half is None else half:.4f} ({value.lowest:{form}} to {value.highest:{form}})"
+    elif half is not None:
+        text += f" [{value.low:{form}}, {value.high:{form}}]"
     return text
 
 
 def _as_published(value: Published) -> str:
     """Writes a published value in four digits, in the form of ours."""
     texts = [] if value.mean is None else [f"{value.mean:.4f}"]
-    texts += [] if value.std is None else [f"± {value.std:.4f}"]
+    texts += [f"± {spread:.4f}" for spread in (value.std, value.ci) if spread is not None]
     if value.min is not None and value.max is not None:
         texts.append(f"({value.min:.4f} to {value.max:.4f})")
     elif value.min is not None:

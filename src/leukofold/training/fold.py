@@ -5,6 +5,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 from accelerate import Accelerator
 
 from leukofold.config import Config, ModelConfig
@@ -13,7 +15,7 @@ from leukofold.experiment import Experiment, experiment_summary, open_experiment
 from leukofold.files import working_path
 from leukofold.metrics import METRICS, score
 from leukofold.models.pretrained import sha256
-from leukofold.runs import Predictions, RunFolder
+from leukofold.runs import Predictions, RunFolder, chosen_on_scored
 from leukofold.training.launch import main_first, make_accelerator
 from leukofold.training.trackers import CsvTracker
 from leukofold.training.trainer import Trainer
@@ -90,6 +92,8 @@ def train_fold(
             say(f"fold {fold}: replaces an earlier training in {working_path(folder.path)}")
         metadata["preprocessing"] = trainer.preprocessing()
         own = trainer.train_frame.label[~trainer.train_frame.is_external]
+        metadata["holdout"] = {str(k): int(n) for k, n in experiment.holdout.split.value_counts(sort=False).items()}
+        metadata["shared_groups"] = _shared_groups(trainer.train_frame, trainer.held_out, experiment.holdout)
         metadata["training_images"] = {
             name: int((own == k).sum()) for k, name in enumerate(experiment.table.class_names)
         }
@@ -165,18 +169,39 @@ def _write_results(experiment: Experiment, trainer: "FoldTrainer", seconds: floa
     }
     if holdout is not None:
         assert holdout.label is not None
-        metrics["holdout_rows"] = {"images": len(holdout.label), **score(holdout.label, holdout.logits)}
+        metrics["holdout_rows"] = _scores_by_split(holdout)
     if trainer.accelerator.is_main_process:
         experiment.run.finish_fold(fold, oof, test, metrics, holdout)
         value = metrics["competition_rows"][competition.metric]
         print(
             f"fold {fold}: out-of-fold {METRICS[competition.metric]} {value:.4f} on {own.sum()} images "
-            f"(best epoch {trainer.progress.best_epoch}, {experiment.config.inference.tta} TTA, {seconds:.0f} s)"
-            + {
-                "image": "; image-level folds: too high",
-                "split": "; optimistic: the epoch was chosen on these images",
-            }.get(experiment.split_by, "")
+            f"({experiment.config.training.keep} epoch {trainer.progress.best_epoch}, "
+            f"{experiment.config.inference.tta} TTA, {seconds:.0f} s)"
+            + ("; image-level folds: too high" if experiment.split_by == "image" else "")
+            + (
+                "; optimistic: the epoch was chosen on these images"
+                if chosen_on_scored(experiment.metadata(fold))
+                else ""
+            )
         )
-        if holdout is not None:
-            value = metrics["holdout_rows"][competition.metric]
-            print(f"  hold-out {METRICS[competition.metric]} {value:.4f} on {len(holdout.image_id)} images")
+        for part, scores in metrics.get("holdout_rows", {}).get("parts", {}).items():
+            value = scores[competition.metric]
+            print(f"  hold-out {part}: {METRICS[competition.metric]} {value:.4f} on {scores['images']} images")
+
+
+def _shared_groups(train: pd.DataFrame, *scored: pd.DataFrame) -> dict[str, int]:
+    """Counts the groups of scored images that are trained on too, by split or target domain; 0 is left out."""
+    rows = pd.concat(scored)
+    crossing = rows[rows.group.isin(set(train.group)) & ~rows.is_external]
+    return {str(name): int(count) for name, count in crossing.groupby("split").group.nunique().items()}
+
+
+def _scores_by_split(holdout: Predictions) -> dict[str, Any]:
+    """Scores the hold-out, together and by split or target domain."""
+    assert holdout.label is not None
+    parts = {str(name): np.flatnonzero(holdout.split == name) for name in dict.fromkeys(holdout.split.tolist())}
+    return {
+        "images": len(holdout.label),
+        **score(holdout.label, holdout.logits),
+        "parts": {name: {"images": len(k), **score(holdout.label[k], holdout.logits[k])} for name, k in parts.items()},
+    }

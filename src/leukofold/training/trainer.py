@@ -18,7 +18,7 @@ from leukofold.backbone_features import FeatureDataset, augmented_features, feat
 from leukofold.errors import UserError
 from leukofold.experiment import Experiment
 from leukofold.images.preparing import Preparation
-from leukofold.inference import View, score_rows, tta_views, view_logits
+from leukofold.inference import View, adapted_copy, score_rows, tta_views, view_logits
 from leukofold.loaders import CellDataset, SizedDataset, make_loader
 from leukofold.metrics import METRICS, score
 from leukofold.models.classifier import Classifier
@@ -170,7 +170,17 @@ class Trainer:
         """
         if frame.empty:  # an input without test images can be trained on, but not submitted
             return np.zeros((0, 2, self.classes), np.float32)
-        return self._score(frame, title, self._views)
+        network, inference = self.scored, self.config.inference
+        if inference.batch_statistics == "training":
+            return self._score(network, frame, title, self._views)
+        logits = np.empty((len(frame), 2, self.classes), np.float32)
+        for split in frame.split.unique():
+            rows = np.flatnonzero(frame.split == split)
+            part = frame.iloc[rows].reset_index(drop=True)
+            images = CellDataset(self.experiment.images, part)
+            adapted = adapted_copy(self.accelerator, network, images, inference, self._workers)
+            logits[rows] = self._score(adapted, part, f"{title}, {split}", self._views)
+        return logits
 
     def resume(self) -> bool:
         """Takes up an interrupted training.
@@ -193,7 +203,7 @@ class Trainer:
 
     def _epoch(self) -> None:
         """Trains one epoch, scores it, and saves what a resume needs."""
-        began = time.perf_counter()
+        began, training = time.perf_counter(), self.config.training
         epoch = self.progress.epoch + 1
         loss, rate = self._train(epoch)
         row = {"loss": loss, **self._validate(epoch), "lr": self.schedule.rate, "images_per_second": rate}
@@ -202,7 +212,7 @@ class Trainer:
         row["seconds"] = time.perf_counter() - began
         self.accelerator.log(row, step=epoch)
         self.progress.history.append({"epoch": epoch, **row})
-        better = value > self.progress.best
+        better = value > self.progress.best or training.keep == "last"
         if better:
             self.progress.best, self.progress.best_epoch = value, epoch
             if self.accelerator.is_main_process:
@@ -212,14 +222,14 @@ class Trainer:
             save_state(self._state(), self.folder.state)
         self.accelerator.wait_for_everyone()
         self._say(
-            f"  epoch {epoch:3d}/{self.config.training.epochs}  loss {loss:.4f}  {self._metric_title} {value:.4f}"
-            f"{' *' if better else '  '}  {rate:5.0f} images/s"
+            f"  epoch {epoch:3d}/{training.epochs}  loss {loss:.4f}  {self._metric_title} {value:.4f}"
+            f"{' *' if better and training.keep == 'best' else '  '}  {rate:5.0f} images/s"
         )
 
     def _validate(self, epoch: int) -> dict[str, float]:
         """Scores the validation images; with test-time augmentation where each epoch is to have it, and without."""
         views = self._views if self.config.training.validate_with_tta else self._views[:1]
-        logits = self._score(self.validation, f"fold {self.fold} epoch {epoch} validation", views)
+        logits = self._score(self.scored, self.validation, f"fold {self.fold} epoch {epoch} validation", views)
         labels = self.validation.label.to_numpy()
         scores = score(labels, logits[:, 0])
         if self.config.training.validate_with_tta:
@@ -298,11 +308,11 @@ class Trainer:
         detached: torch.Tensor = loss.detach()
         return detached
 
-    def _score(self, frame: pd.DataFrame, title: str, views: Sequence[View]) -> np.ndarray:
-        """Scores a table with the network that is kept, the same on every process; n x 2 x K."""
+    def _score(self, network: nn.Module, frame: pd.DataFrame, title: str, views: Sequence[View]) -> np.ndarray:
+        """Scores a table with a network, the same on every process; n x 2 x K."""
         if self.accelerator.num_processes > 1:  # batch statistics of the last step differ between processes
-            broadcast(list(self.scored.state_dict().values()))
-        network = self.scored.eval()
+            broadcast(list(network.state_dict().values()))
+        network.eval()
         batch_size = self.config.inference.batch_size * self.accelerator.num_processes
         features, images = self.scoring_features, self.experiment.images
         dataset = CellDataset(images, frame) if features is None else FeatureDataset(features, frame, one_view=False)

@@ -1,0 +1,73 @@
+"""SqueezeNet 1.1 (Iandola et al. 2016), torchvision's network known to timm under the name ``squeezenet1_1``.
+
+It is small, and has no normalisation at all: what becomes of a network without batch statistics in another laboratory.
+"""
+
+from typing import Any
+
+import torch
+from timm.layers.classifier import ClassifierHead
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+from torchvision.models import squeezenet1_1 as torchvision_squeezenet  # type: ignore[import-untyped]
+
+WIDTH = 512
+
+default_cfgs = generate_default_cfgs(
+    {
+        "squeezenet1_1": {
+            "input_size": (3, 224, 224),
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+            "first_conv": "features.0",
+            "classifier": "classifier.1",  # of torchvision's file
+        }
+    }
+)
+"""What timm looks for beside a model's function; weights are torchvision's, from a local file."""
+
+
+class SqueezeNet(nn.Module):
+    """Torchvision's feature maps, then the mean over all places; .72 million parameters without classifier.
+
+    Args:
+        num_classes: Of the classifier; 0: the pooled features come out.
+        in_chans: Channels of the input; torchvision's network takes 3.
+        drop_rate: Dropout before the classifier.
+        global_pool: ``avg``, or "" for none.
+    """
+
+    def __init__(
+        self, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0, global_pool: str = "avg"
+    ) -> None:
+        super().__init__()
+        if in_chans != 3:
+            raise ValueError(f"squeezenet1_1 takes 3 channels, not {in_chans}")
+        self.features = torchvision_squeezenet(weights=None).features
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = WIDTH
+        self.head = ClassifierHead(WIDTH, num_classes, pool_type=global_pool, drop_rate=drop_rate)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Tells timm which stage a parameter belongs to; the first convolution is the stem."""
+        return {"stem": r"^features\.0", "blocks": r"^features\.(\d+)"}
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the last feature map, n x 512 x about S/16 x S/16."""
+        maps: torch.Tensor = self.features(images)
+        return maps
+
+    def forward_head(self, maps: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Pools a feature map, and classifies unless ``pre_logits``."""
+        found: torch.Tensor = self.head(maps, pre_logits=pre_logits)
+        return found
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns n x num_classes logits, or n x 512 features."""
+        return self.forward_head(self.forward_features(images))
+
+
+@register_model
+def squeezenet1_1(pretrained: bool = False, **arguments: Any) -> SqueezeNet:
+    """Builds the network; timm's ``create_model`` calls this."""
+    return build_model_with_cfg(SqueezeNet, "squeezenet1_1", pretrained, **arguments)
