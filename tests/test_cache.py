@@ -31,7 +31,11 @@ def make_images(folder: Path, count: int = 11) -> pd.DataFrame:
         noisy = np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / f"{i}.png"), noisy)
     return pd.DataFrame(
-        {"image_id": [f"{i}.png" for i in range(count)], "path": [str(folder / f"{i}.png") for i in range(count)]}
+        {
+            "image_id": [f"{i}.png" for i in range(count)],
+            "path": [str(folder / f"{i}.png") for i in range(count)],
+            "split": "train",
+        }
     )
 
 

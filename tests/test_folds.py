@@ -20,7 +20,7 @@ from leukofold.folds import assign_folds as assign_units
 def rows(labels: object, groups: object) -> pd.DataFrame:
     label, group = np.asarray(labels), np.asarray(groups).astype(str)
     ids = [f"{i:04d}.jpg" for i in range(len(label))]
-    return pd.DataFrame({"image_id": ids, "label": label, "group": group, "is_external": False})
+    return pd.DataFrame({"image_id": ids, "label": label, "group": group, "is_external": False, "split": "train"})
 
 
 def assign_folds(frame: pd.DataFrame, config: FoldsConfig) -> np.ndarray:

@@ -24,7 +24,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     for i in range(12):
         paths.append(str(folder / f"{i}.png"))
         cv2.imwrite(paths[-1], rng.integers(0, 256, (40, 44, 3), dtype=np.uint8))
-    return pd.DataFrame({"image_id": [f"{i}.png" for i in range(12)], "path": paths, "label": np.arange(12) % 3})
+    ids = [f"{i}.png" for i in range(12)]
+    return pd.DataFrame({"image_id": ids, "path": paths, "label": np.arange(12) % 3, "split": ""})
 
 
 @pytest.fixture(scope="module")

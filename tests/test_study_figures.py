@@ -253,7 +253,8 @@ def test_patients_of_several_classes_have_no_colour_and_none_are_drawn_where_non
     tmp_path: Path, drawn: dict[str, Any]
 ) -> None:
     grid = study(tmp_path, LEVELS)
-    pictures.save_pictures(Results(grid, [], [], best=best_of([0, 1, 1], ["a", "a", "b"], split_by="image")), tmp_path)
+    best = best_of([0, 1, 1, 1], ["a", "a", "b", "b"], split_by="image")
+    pictures.save_pictures(Results(grid, [], [], best=best), tmp_path)
     assert "label" not in drawn["group_accuracy_figure"][0]
     assert drawn["confusion_figure"][3].endswith("; out of fold; TTA; image-level folds")
     drawn.clear()

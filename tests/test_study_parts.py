@@ -1,5 +1,6 @@
 """Studies of several laboratories: parts scored by name, intervals over seeds, the run nearest to the mean, maps."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -169,7 +170,7 @@ def test_published_intervals_stand_beside_ours() -> None:
     make_run(grid.runs[0])
     results = collect_results(grid, progress=False)
     assert [cells[4] for cells in table_of(to_markdown(results))[1:]] == ["-", "-", "0.2311 ± 0.0304", "-", "-", "-"]
-    table = pd.read_csv(pd.io.common.StringIO(to_csv(results)))
+    table = pd.read_csv(io.StringIO(to_csv(results)))
     row = table[(table.model == "bn") & (table.on == "LISC") & (table.metric == "accuracy")]
     assert (row.published.item(), row.published_ci.item()) == (0.2311, 0.0304)
 

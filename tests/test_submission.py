@@ -58,12 +58,13 @@ def test_predictions_come_back_as_they_were_saved(tmp_path: Path) -> None:
     saved.save(tmp_path / "run" / "oof.npz")
     loaded = Predictions.load(tmp_path / "run" / "oof.npz")
     assert loaded.class_names == ("hem", "all")
-    for name in ("image_id", "logits", "single_view", "group", "is_external", "label"):
+    for name in ("image_id", "logits", "single_view", "group", "is_external", "label", "split"):
         assert np.array_equal(getattr(loaded, name), getattr(saved, name))
     assert loaded.logits.dtype == np.float32
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["oof.npz"]
     with np.load(tmp_path / "run" / "oof.npz", allow_pickle=False) as arrays:
-        assert {"image_id", "logits", "single_view", "label", "group", "is_external", "class_names"} == set(arrays)
+        names = {"image_id", "logits", "single_view", "label", "group", "is_external", "class_names", "split"}
+        assert names == set(arrays)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def embed(reopened: ReopenedRun, fold: int, frame: pd.DataFrame, path: Path) -> 
     loader = make_loader(CellDataset(images, frame), reopened.config.data.workers, reopened.config.inference.batch_size)
     vectors = score_rows(accelerator, loader, forward, len(frame), f"{reopened.run.name} fold {fold} embeddings")
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, embeddings=vectors, **made_of)
+        np.savez(file, embeddings=vectors, **made_of)  # type: ignore[arg-type]
     return vectors
 
 

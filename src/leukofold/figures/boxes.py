@@ -88,9 +88,8 @@ def _draw_panel(
     for y, values in known:
         axes.plot(values, [y] * len(values), "o", color=INK, markersize=2.2, zorder=3)
     marks = [(published[name], y) for y, name in enumerate(rows) if name in published]
-    if marks:
-        x, y = zip(*marks, strict=True)
-        axes.plot(x, y, "D", color=ORANGE, markersize=4, zorder=4)
+    for value, y in marks:
+        axes.plot(value, y, "D", color=ORANGE, markersize=4, zorder=4)
     axes.margins(x=0.06)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0, labelsize=TEXT)

@@ -11,12 +11,17 @@ from typing import Any
 from leukofold.errors import UserError
 from leukofold.rendering.spec import RenderSpec
 
-__all__ = ["EXTERNAL", "LAYOUT_NAMES", "RENDERER_VERSION", "RenderSpec", "is_current", "render", "rendered_info"]
+__all__ = [
+    "EXTERNAL", "LABELLED", "LAYOUT_NAMES", "RENDERER_VERSION", "RenderSpec", "is_current", "render", "rendered_info",
+]  # fmt: skip
 
 EXTERNAL = ("acevedo", "blood8", "cellwiki")
 """Layouts of external data sets: they have no patients and no test images."""
 
-LAYOUT_NAMES = ("wbcbench", "cnmc", *EXTERNAL)
+LABELLED = ("raabin", *EXTERNAL)
+"""Layouts all of whose images are labelled: a spec's ``test_images`` has no meaning for them."""
+
+LAYOUT_NAMES = ("wbcbench", "cnmc", *LABELLED)
 
 RENDERER_VERSION = 1
 """Raised whenever the same spec gives other bytes, so that folders of an older renderer count as outdated."""

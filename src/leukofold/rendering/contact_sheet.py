@@ -1,4 +1,4 @@
-"""Pictures of what the renderer draws: every class in a labelled row, and one cell at every severity."""
+"""Pictures of what the renderer draws: every class in a row, a cell at every severity, five in every laboratory."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukofold.errors import UserError
+from leukofold.rendering import raabin
 from leukofold.rendering.cell import draw_image
 from leukofold.rendering.degradation import MAX_SEVERITY, degrade
 from leukofold.rendering.lymphoid import draw_segmented_cell, sample_subject
@@ -72,6 +73,30 @@ def severity_strip(seed: int = 0, labels: tuple[str, ...] = ("SNE", "MO", "LY"))
             cv2.putText(degraded, str(severity), (10, 34), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (30, 30, 30), 2, cv2.LINE_AA)
             cells.append(degraded)
         rows.append(labelled_row(label, CLASS_NAMES[label], cells, 240))
+    return np.vstack(rows)
+
+
+def laboratory_sheet(seed: int = 0, columns: int = 8) -> Picture:
+    """Draws RaabinWBC's and LISC's five classes, a row for each class and laboratory.
+
+    Whole images are shown, brought to one size as a network sees them. Each column is one smear of its laboratory.
+    TestB's other three classes, which the data set lacks, are drawn too.
+
+    Args:
+        seed: seed of cells and smears.
+        columns: cells per row.
+
+    Returns:
+        (H, W, 3) uint8 RGB, white between the cells.
+    """
+    rows = []
+    for number, label in enumerate(raabin.COUNTS):
+        for which, part in enumerate(("Train", *raabin.OTHER_SMEARS)):
+            cells = []
+            for column in range(columns):
+                rng = np.random.default_rng([seed, IMAGE_STREAM, number, which, column])
+                cells.append(raabin.draw_cell(part, label, raabin.smear_appearance(part, seed, column), rng))
+            rows.append(labelled_row(part, label, cells, 150))
     return np.vstack(rows)
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from leukofold.errors import UserError
 from leukofold.files import beside
 from leukofold.processes import available_cores
-from leukofold.rendering import cnmc, wbcbench
+from leukofold.rendering import cnmc, raabin, wbcbench
 from leukofold.rendering.external import AcevedoLayout, Blood8Layout, CellWikiLayout
 from leukofold.rendering.plan import PLANT_STREAM, Layout, PlannedImage
 from leukofold.rendering.spec import RenderSpec
@@ -23,6 +23,7 @@ from leukofold.rendering.spec import RenderSpec
 LAYOUTS: dict[str, Layout] = {
     "wbcbench": wbcbench,
     "cnmc": cnmc,
+    "raabin": raabin,
     "acevedo": AcevedoLayout(),
     "blood8": Blood8Layout(),
     "cellwiki": CellWikiLayout(),

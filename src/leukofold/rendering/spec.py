@@ -19,14 +19,14 @@ class RenderSpec(BaseModel):
         240,
         ge=1,
         le=200_000,
-        description="unlabelled images (WBCBench phase2_test; C-NMC final phase); external data sets have none",
+        description="unlabelled images (WBCBench phase2_test; C-NMC final phase); the other data sets have none",
     )
     patients: int = Field(
         40,
         ge=1,
         le=10_000,
-        description="patients over all labelled splits (WBCBench) or training subjects (C-NMC); external data sets "
-        "have none",
+        description="patients over all labelled splits (WBCBench), training subjects (C-NMC), or smears of Train and "
+        "TestA (RaabinWBC); external data sets have none",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random choice")
     wrong_labels: float = Field(0.0, ge=0.0, le=1.0, description="rate of labelled images whose written label is wrong")

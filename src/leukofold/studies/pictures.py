@@ -26,6 +26,7 @@ from leukofold.studies.scoring import labelled_logits
 from leukofold.studies.table import TITLES, title_of
 
 MOST_LEVELS = 8  # so many bands are told apart where they overlap
+FEWEST_SEEDS = 3  # so many make a box
 MOST_PAIRS = 4  # so many levels leave room for a line of each without TTA
 LOSSES = {"loss": "training loss", "validation_loss": "validation loss"}
 
@@ -41,8 +42,8 @@ def save_pictures(results: Results, root: Path = RUNS) -> list[Path]:
         root: Where runs lie.
 
     Returns:
-        The files: ``learning_curves.png``, ``seeds.png`` of several seeds, ``maps.png`` where the study asks for maps,
-        ``subjects.png`` where patients are known, ``confusion.png``; none where nothing has run.
+        The files: ``learning_curves.png``, ``seeds.png`` of three seeds or more, ``maps.png`` where the study asks for
+        it, ``subjects.png`` where patients are known, ``confusion.png``; none where nothing has run.
     """
     folder = root / results.grid.name / "figures"
     files = []
@@ -80,13 +81,13 @@ def _draw(results: Results, root: Path) -> Iterator[tuple[str, Figure]]:
 
 
 def _box_plot(results: Results) -> Figure | None:
-    """Draws the headline metric of every seed; None of one seed, whose folds the learning curves show."""
+    """Draws the headline metric of every seed; None of so few that a box says nothing."""
     study = results.grid.study
     metric, view = study.metrics[0], study.views[-1]
     panels: dict[str, dict[str, Sequence[float]]] = {}
     published: dict[str, dict[str, float]] = {}
     for row in results.rows:
-        if row.place.view == view and len(row.by_seed) > 1:
+        if row.place.view == view and len(row.by_seed) >= FEWEST_SEEDS:
             part, name = title_of(row.place.on), "-".join(row.place.levels.values())
             panels.setdefault(part, {})[name] = row.by_seed
             mean = results.grid.published(row.place.levels, row.place.on, view, metric).mean
