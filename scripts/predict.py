@@ -7,8 +7,9 @@
 
 Behaviours: reads oof/<run>/fold*/best.safetensors of all complete folds and the images of the folder (or of the
 column path of the CSV): first it checks that all are readable, then each is decoded once for all networks and views.
-Creates --out: path, prediction and a probability per class. Logits are averaged over test-time views and folds, then
-over runs. On GPUs it computes in bf16.
+(Runs with inference.batch_statistics: domain first estimate these on all images, once for each network: what they
+predict of an image depends on the others.) Creates --out: path, prediction and a probability per class. Logits are
+averaged over test-time views and folds, then over runs. On GPUs it computes in bf16.
 """
 
 import argparse
@@ -25,6 +26,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, required=True, metavar="PATH", help="a folder, or a CSV with paths")
     parser.add_argument("--out", type=Path, default=Path("predictions.csv"), metavar="CSV", help="the file to write")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
+    parser.add_argument(
+        "--crop-of",
+        metavar="SPLIT",
+        help="the split or target domain whose crop the images get, where runs have several",
+    )
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), help="default: bf16 on GPUs that have it")
     return parser.parse_args()
 
@@ -46,7 +52,7 @@ def main() -> None:
         accelerator = make_inference_accelerator(arguments.precision)
         members = load_members(arguments.run, accelerator.device, RUNS)
         paths = main_first(accelerator, lambda: list_images(arguments.images, check=accelerator.is_main_process))
-        logits = predict_images(members, paths, accelerator, arguments.batch_size, None)
+        logits = predict_images(members, paths, accelerator, arguments.batch_size, None, arguments.crop_of)
     if accelerator.is_main_process:
         write_predictions(arguments.out, paths, logits, members[0].class_names)
         networks = sum(len(member.networks) for member in members)

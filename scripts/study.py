@@ -6,8 +6,10 @@
     python scripts/study.py configs/studies/paper001.yaml --table
 
 Behaviours: creates oof/<study>/<levels>/ as scripts/train_fold.py does for a run, then oof/<study>/table.md and
-table.csv, and of what has run oof/<study>/figures/: learning_curves.png, subjects.png, confusion.png. What is complete
-is skipped, what was interrupted goes on. With --dry-run it creates nothing.
+table.csv, and of what has run oof/<study>/figures/: learning_curves.png; seeds.png, a box plot of three seeds or more;
+maps.png where the study asks for maps of several laboratories; subjects.png and confusion.png of the best run, or of
+the one nearest to the mean of a row that the study names. What is complete is skipped, what was interrupted goes on.
+With --dry-run it creates nothing.
 """
 
 import argparse
@@ -70,8 +72,9 @@ def main() -> None:
         from leukofold.studies.table import to_markdown, write_tables
 
         results = collect_results(grid)
-        files = write_tables(results)
+        write_tables(results)  # first, as pictures take longer
         pictures = save_pictures(results)
+        files = write_tables(results)  # again, with what there is to remark on the pictures
         print(to_markdown(results))
         print(f"saved as {files[0]} and {files[1]}")
         if pictures:

@@ -62,7 +62,7 @@ def rendered_cnmc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _draw_cell(path: Path, label: int, seed: int, light: int) -> None:
+def draw_cell(path: Path, label: int, seed: int, light: int) -> None:
     """Draws a disc whose size is its class, in a laboratory's light."""
     rng = np.random.default_rng(seed)
     image = np.full((48, 48, 3), light, np.float64) + rng.normal(0, 4, (48, 48, 3))
@@ -90,10 +90,10 @@ def laboratories(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for k in range(count):
                 number += 1
                 smear = {"TestB": f"96-{k}", "LISCCropped": "field"}.get(part.rpartition("/")[2], f"95-{k % 4}")
-                _draw_cell(root / "input" / part / name / f"{smear}_{number}_1.png", label, number, light)
+                draw_cell(root / "input" / part / name / f"{smear}_{number}_1.png", label, number, light)
     for k in range(4):
-        _draw_cell(root / "elsewhere" / "Neutrophils" / f"{k}.png", 4, 1000 + k, 90)
-        _draw_cell(root / "elsewhere" / "monocyte" / f"{k}.png", 3, 2000 + k, 90)
+        draw_cell(root / "elsewhere" / "Neutrophils" / f"{k}.png", 4, 1000 + k, 90)
+        draw_cell(root / "elsewhere" / "monocyte" / f"{k}.png", 3, 2000 + k, 90)
     return root
 
 

@@ -1,6 +1,7 @@
 """Trained in one laboratory, scored in others: targets, domains, the last epoch, and networks that meet new light."""
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,21 @@ from torch import nn
 
 from leukofold.blending.loading import caveats, load_run
 from leukofold.cells import CellTable
-from leukofold.config import CONFIG_FOLDER, Config, FoldsConfig, ImageConfig, ModelConfig, load_config
+from leukofold.config import CONFIG_FOLDER, Config, FoldsConfig, ImageConfig, ModelConfig, Transform, load_config
 from leukofold.errors import UserError
-from leukofold.experiment import experiment_summary, held_out_always, open_experiment, read_competition
+from leukofold.experiment import _a_few, experiment_summary, held_out_always, open_experiment, read_competition
 from leukofold.exporting import load_folds
 from leukofold.folds import HOLDOUT, IN_EVERY_TRAINING_SET, NOWHERE, assign_folds, training_rows
+from leukofold.gradcam import grad_cam
 from leukofold.images.cache import open_cache
 from leukofold.images.preparing import Preparation
 from leukofold.metrics import score
 from leukofold.models.adaptation import adapt_batch_statistics
 from leukofold.models.classifier import Classifier
+from leukofold.models.dinobloom import has_seen
 from leukofold.models.trained import load_network
 from leukofold.prediction import load_members, predict_images
-from leukofold.runs import Predictions, RunFolder
+from leukofold.runs import Predictions, RunFolder, chosen_on_scored
 from leukofold.training.fold import train_folds
 from leukofold.training.launch import make_accelerator, make_inference_accelerator
 from leukofold.training.trainer import Trainer
@@ -170,6 +173,43 @@ def test_predictions_of_an_older_file_have_no_splits(tmp_path: Path) -> None:
     assert Predictions.load(tmp_path / "old.npz").split.tolist() == ["", ""]
 
 
+def test_a_share_and_targets_by_name_are_held_out_together(laboratories: Path, tmp_path: Path) -> None:
+    config = shifted(laboratories, tmp_path, "folds={by: group, splits: [], count: 2, holdout: [TestB, LISC]}")
+    labelled = read_competition(config).labelled
+    folds = assign_folds(labelled, labelled.group.to_numpy(), config.folds, held_out_always(config))
+    assert set(folds[labelled.split.isin(["TestB", "LISC"])]) == {HOLDOUT}
+
+
+def test_nothing_left_to_train_on_is_said(laboratories: Path, tmp_path: Path) -> None:
+    config = shifted(
+        laboratories, tmp_path, "folds.by=split"
+    )  # all smears of Train are in TestA or the other way round
+    labelled = read_competition(config).labelled
+    assert set(labelled.group[labelled.split == "Train"]) > set(labelled.group[labelled.split == "TestA"])
+    only = laboratories.parent / "shared"
+    for part in ("Train", "TestA"):
+        copied = only / "RaabinWBC" / part / "Monocyte" / f"1_{part}.png"
+        copied.parent.mkdir(parents=True)
+        shutil.copy(next((laboratories / "input/RaabinWBC" / part / "Monocyte").iterdir()), copied)
+    with pytest.raises(UserError, match=r"fold 0: nothing is left to train on.*folds\.by: image trains on them"):
+        trained(shifted(laboratories, tmp_path, "folds.by=split", f"data.root={only}"), tmp_path)
+
+
+def test_a_crop_of_no_part_is_refused(laboratories: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"image\.crops: there is no split or target domain 'LICS'; known are Train"):
+        trained(shifted(laboratories, tmp_path, "image.crops={LICS: 20}"), tmp_path)
+
+
+def test_a_few_batches_hold_every_laboratory(laboratories: Path, tmp_path: Path) -> None:
+    run = RunFolder("debug", tmp_path / "oof")
+    config = shifted(laboratories, tmp_path)
+    train_folds(config, run, [0], resume=False, debug=True)
+    assert run.fold(0).metadata()["holdout"] == {"TestB": 6, "LISC": 15}
+    folds = np.full(120, HOLDOUT)
+    frame = pd.DataFrame({"is_external": False, "label": 0, "split": ["LISC"] * 60 + ["BCCD"] * 60})
+    assert len(_a_few(frame, folds)) == 64
+
+
 # --- the last epoch --------------------------------------------------------------------------------------------
 
 
@@ -201,6 +241,20 @@ def test_only_a_chosen_epoch_is_called_optimistic(
     assert ("OPTIMISTIC: the epochs were chosen on TestA" in found) is optimistic
     assert "image-level folds: patients cross them" in found
     assert "  hold-out LISC: accuracy" in printed
+
+
+def test_a_machine_chooses_no_epoch_and_a_plateau_is_no_last_one(laboratories: Path, tmp_path: Path) -> None:
+    config = shifted(laboratories, tmp_path, "training.keep=best", "svm={}")
+    assert not chosen_on_scored({"config": config.resolved()})
+    assert chosen_on_scored({"config": shifted(laboratories, tmp_path, "training.keep=best").resolved()})
+    with pytest.raises(UserError, match=r"keep: last chooses nothing, but optimizer\.schedule: plateau follows"):
+        shifted(laboratories, tmp_path, "optimizer.schedule=plateau")
+
+
+def test_a_network_that_has_seen_these_cells_says_so(laboratories: Path, tmp_path: Path) -> None:
+    assert has_seen("dinobloom_small", "raabin")
+    assert not has_seen("dinobloom_small", "wbcbench")
+    assert not has_seen("resnet50", "raabin")
 
 
 # --- batch statistics of the images that are scored ------------------------------------------------------------
@@ -255,6 +309,13 @@ def test_statistics_that_are_not_there_are_refused(
 # --- networks --------------------------------------------------------------------------------------------------
 
 
+def test_a_network_without_statistics_is_refused_before_it_is_trained(laboratories: Path, tmp_path: Path) -> None:
+    config = shifted(laboratories, tmp_path, "inference.batch_statistics=domain", "model.backbone=test_vit")
+    with pytest.raises(UserError, match=r"inference\.batch_statistics: the network has no batch normalisation"):
+        trained(config, tmp_path)
+    assert not RunFolder("shift", tmp_path / "oof").fold(0).weights.exists()
+
+
 def classifier(**settings: Any) -> Classifier:
     model = ModelConfig.model_validate({"backbone": "test_resnet", "pretrained": False, **settings})
     return Classifier(model, ImageConfig(size=32), classes=5)
@@ -297,12 +358,25 @@ def test_frozen_batch_normalisation_neither_trains_nor_moves(laboratories: Path,
 def test_the_centre_is_what_a_network_with_a_smaller_input_sees() -> None:
     torch.manual_seed(0)
     model = ModelConfig(backbone="test_resnet", pretrained=False)
-    network = Classifier(model, ImageConfig(size=40, input_size=32), classes=3).eval()
+    crop = (Transform(name="RandomCrop"),)
+    network = Classifier(model, ImageConfig(size=40, input_size=32, augment=crop), classes=3).eval()
     images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
     with torch.inference_mode():
         assert torch.equal(network(images), network(images[..., 4:36, 4:36]))
     with pytest.raises(ValueError, match="input_size: 64 is more than size 40"):
         ImageConfig(size=40, input_size=64)
+    with pytest.raises(
+        ValueError, match=r"input_size: training has to crop to 32 too; add RandomCrop to image\.augment"
+    ):
+        ImageConfig(size=40, input_size=32)
+    pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+    heat = grad_cam(network, pixels, np.array([0, 1]))
+    assert heat.shape == (2, 40, 40)
+    plain = Classifier(model, ImageConfig(size=32), classes=3).eval()
+    plain.load_state_dict(network.state_dict())
+    assert heat[:, 4:36, 4:36] == pytest.approx(grad_cam(plain, pixels[:, 4:36, 4:36], np.array([0, 1])))
+    assert not heat[:, :4].any()
+    assert not heat[:, :, 36:].any()
 
 
 def test_the_code_s_images_can_be_laid_over_the_paper_s(laboratories: Path, tmp_path: Path) -> None:
@@ -356,6 +430,24 @@ def test_each_laboratory_has_its_own_crop(laboratories: Path, tmp_path: Path) ->
     renamed = CellTable(table.frame.assign(split=table.frame.split.replace("Train", "TestA")), table.class_names)
     other = open_cache(renamed.labelled, prepare, "raabin", tmp_path / "cache", progress=False)
     assert other.folder != cache.folder
+
+
+def test_new_images_get_the_crop_that_is_asked_for(laboratories: Path, tmp_path: Path) -> None:
+    config = shifted(laboratories, tmp_path, "image.crops={LISC: 24}")
+    run = trained(config, tmp_path)
+    experiment = open_experiment(config, run, progress=False)
+    rows = experiment.labelled[experiment.labelled.split == "LISC"]
+    holdout = run.fold(0).predictions("holdout")
+    expected = holdout.rows(holdout.split == "LISC")
+    members = load_members(["shift"], torch.device("cpu"), tmp_path / "oof")
+    accelerator = make_inference_accelerator(None)
+    found = predict_images(members, rows.path.tolist(), accelerator, 64, 0, split="LISC")
+    order = [rows.image_id.tolist().index(name) for name in expected.image_id]
+    assert found[order] == pytest.approx(expected.logits, abs=1e-4)
+    plain = predict_images(members, rows.path.tolist(), accelerator, 64, 0)
+    assert np.abs(plain[order] - expected.logits).max() > 1e-2
+    with pytest.raises(UserError, match=r"--crop-of TestA: no run has a crop of that name .*; there are LISC"):
+        predict_images(members, rows.path.tolist(), accelerator, 64, 0, split="TestA")
 
 
 def test_stain_normalisation_is_part_of_what_is_cached(laboratories: Path, tmp_path: Path) -> None:

@@ -9,15 +9,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from matplotlib.figure import Figure
 from scipy import stats
 from sklearn import metrics as sk
+from torch import nn
 
 from leukofold.config import CONFIG_FOLDER, load_config
 from leukofold.errors import UserError
+from leukofold.experiment import open_experiment
 from leukofold.figures.boxes import box_figure
 from leukofold.figures.embedding import domain_figure
 from leukofold.figures.style import png_bytes
+from leukofold.models.adaptation import adapt_batch_statistics
+from leukofold.models.classifier import Classifier
+from leukofold.models.trained import load_network
 from leukofold.runs import Predictions, RunFolder
 from leukofold.studies import maps as study_maps
 from leukofold.studies import pictures
@@ -127,7 +135,7 @@ def test_every_part_has_its_rows_with_the_interval_of_the_mean_over_seeds() -> N
     expected = f"{value.value:.4f} ± {value.high - value.value:.4f} ({value.lowest:.4f} to {value.highest:.4f})"
     assert first[:4] == ["bn*", "TestA", "no TTA", expected]
     assert "Mean ± half the 95 % interval (Student's t) over 3 seeds (lowest to highest)." in text
-    assert "TestA, LISC, BCCD: images that no fold trains on or selects by, scored by" in text
+    assert "TestA: scored out of fold. LISC, BCCD: images that no fold trains on or selects by, scored by" in text
     assert "\n\n* bn: as it is\n" in text
     assert "OPTIMISTIC" not in text
     assert "Image-level folds" in text
@@ -203,6 +211,8 @@ def test_what_is_trained_on_is_counted_without_targets() -> None:
     config = study().runs[0].config
     images = Images(100, 0, 0, 5, splits={"Train": 60, "TestA": 15, "LISC": 20, "BCCD": 5})
     assert images.per_fold(config) == (60, 15, 40)
+    unknown = Images(100, 0, 0, 5)  # still to be rendered: a tenth for each of the targets and the fold
+    assert unknown.per_fold(config) == pytest.approx((60, 10, 40))
 
 
 # --- the run nearest to the mean ------------------------------------------------------------------------------------
@@ -218,6 +228,8 @@ def test_the_run_nearest_to_the_mean_is_looked_at_class_by_class() -> None:
     results = collect_results(grid, progress=False)
     best = results.best
     assert best is not None
+    expected = f"gn-seed{nearest}: accuracy {best.value:.4f}, nearest to the mean {mean:.4f} of 3 runs; LISC; no TTA"
+    assert pictures._best_title(results, best) == expected
     assert (best.run, best.value, best.among) == (f"studies/small/gn-seed{nearest}", values[nearest], 3)
     assert best.mean == pytest.approx(mean)
     text = to_markdown(results)
@@ -276,6 +288,15 @@ def test_a_box_reaches_from_quartile_to_quartile() -> None:
     assert png_bytes(figure) == png_bytes(figure)
 
 
+def small(laboratories: Path) -> dict[str, Any]:
+    """One epoch of a tiny network on drawn cells."""
+    return {
+        "data.root": str(laboratories / "input"), "data.workers": 0, "image.size": 32, "model.backbone": "test_resnet",
+        "model.pretrained": False, "training.epochs": 1, "training.batch_size": 8, "training.ema_decay": 0,
+        "inference.tta": "none",
+    }  # fmt: skip
+
+
 def test_maps_show_the_same_cells_by_every_network(laboratories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
 
@@ -284,11 +305,7 @@ def test_maps_show_the_same_cells_by_every_network(laboratories: Path, monkeypat
         return domain_figure(*arguments)
 
     monkeypatch.setattr(study_maps, "domain_figure", spy)
-    settings = {
-        "data.root": str(laboratories / "input"), "data.workers": 0, "image.size": 32, "model.backbone": "test_resnet",
-        "model.pretrained": False, "training.epochs": 1, "training.batch_size": 8, "training.ema_decay": 0,
-        "inference.tta": "none",
-    }  # fmt: skip
+    settings = small(laboratories)
     levels = [{"model": "bn"}, {"model": "gn"}]
     grid = study(
         settings, on=["TestA", "LISC"], seeds=[0], maps={"levels": levels, "on": ["TestA", "LISC"], "per_class": 2}
@@ -313,6 +330,34 @@ def test_maps_show_the_same_cells_by_every_network(laboratories: Path, monkeypat
     assert again is not None
     assert kept.stat().st_mtime_ns == before  # features are computed once
     assert png_bytes(again) == png_bytes(figure)
+
+
+def test_maps_of_adapted_networks_are_of_adapted_features(laboratories: Path) -> None:
+    axes = {"model": {"plain": {}, "adapted": {"set": {"inference.batch_statistics": "domain"}}}}
+    wanted = {"levels": [{"model": "plain"}, {"model": "adapted"}], "on": ["TestA", "LISC", "BCCD"], "per_class": 1}
+    look = {"levels": {"model": "plain"}, "on": "BCCD"}
+    grid = study(small(laboratories), axes=axes, seeds=[0], maps=wanted, look_at=look)
+    for run in grid.runs:
+        train_folds(run.config, RunFolder(run.name), [0], resume=False, debug=False)
+    AcceleratorState._reset_state()
+    Accelerator(cpu=True, mixed_precision="bf16")  # as a training leaves it: maps must not care
+    results = collect_results(grid, progress=False)
+    assert results.best is None  # BCCD is not there; maps are drawn all the same
+    assert "maps.png" in [file.name for file in pictures.save_pictures(results)]
+    assert results.remarks == ["maps: no image of BCCD in the input"]
+    plain, adapted = (np.load(RunFolder(run.name).fold(0).map) for run in grid.runs)
+    assert plain["image_id"].tolist() == adapted["image_id"].tolist()
+    folder = RunFolder(grid.runs[1].name)
+    experiment = open_experiment(grid.runs[1].config, folder, progress=False)
+    network = load_network(grid.runs[1].config, folder.fold(0), 5, torch.device("cpu"))
+    lisc = experiment.labelled.image_id[experiment.labelled.split == "LISC"].tolist()
+    pixels = experiment.images.pixels[experiment.images.rows(lisc)]
+    images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+    adapt_batch_statistics(network, [images], prior=0)  # all of the laboratory, not only the cells on the map
+    with torch.inference_mode():
+        expected = network.embed(images[[lisc.index(name) for name in adapted["image_id"][5:]]]).numpy()
+    assert adapted["embeddings"][5:] == pytest.approx(expected, abs=1e-4)
+    assert np.abs(plain["embeddings"][5:] - expected).max() > 1e-2
 
 
 def test_a_map_has_a_mark_for_each_laboratory_and_a_colour_for_each_class() -> None:
@@ -341,7 +386,13 @@ def test_paper_000_is_the_published_recipe() -> None:
         assert (config.optimizer.schedule, config.optimizer.warmup_epochs) == ("cosine", 10)
         assert (config.loss.kind, config.sampler.kind, config.training.ema_decay) == ("cross_entropy", "uniform", 0)
         assert (config.image.size, config.inference.tta, config.model.pretrained) == (224, "none", True)
-        assert {t.name for t in config.image.augment} <= {"HorizontalFlip", "VerticalFlip", "HEDJitter"}
+        assert (config.image.mean, config.image.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        assert {t.name for t in config.image.augment} <= {"RandomCrop", "HorizontalFlip", "VerticalFlip", "HEDJitter"}
+    as_code = load_study(
+        CONFIG_FOLDER / "studies/paper000.yaml", configs=[CONFIG_FOLDER / "raabin/paper000/as_code.yaml"]
+    )
+    assert {(run.config.image.size, run.config.image.side) for run in as_code.runs} == {(256, 224)}
+    assert all("RandomCrop" in {t.name for t in run.config.image.augment} for run in as_code.runs)
     by_name = {run.levels["model"]: run.config.model for run in grid.runs}
     assert by_name["resnet50_fc"].hidden == (2048, 2048)
     assert (by_name["vgg16"].backbone, by_name["vgg16"].backbone_dropout) == ("vgg16.tv_in1k", 0.5)
@@ -355,11 +406,6 @@ def test_paper_000_is_the_published_recipe() -> None:
 
 
 def test_the_last_sixteen_convolutions_train_in_the_paper_s_network() -> None:
-    import torch
-    from torch import nn
-
-    from leukofold.models.classifier import Classifier
-
     config = load_config([CONFIG_FOLDER / "raabin/paper000/resnet50_frozen_last16.yaml"], ["model.pretrained=false"])
     with torch.device("meta"):
         network = Classifier(config.model, config.image, 5)

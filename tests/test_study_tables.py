@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from leukofold.competitions import get_competition
-from leukofold.config import DataConfig
+from leukofold.config import Config, DataConfig
 from leukofold.rendering import RenderSpec
 from leukofold.studies.composition import Composition, Count, count_composition
 from leukofold.studies.grid import Grid, load_study
@@ -213,7 +213,7 @@ def test_subjects_and_images_are_counted_as_the_competition_names_them(rendered_
         DataPart(part="Train", splits=("fold_0", "fold_1", "fold_2"), groups={"all": 47}, images={"all": 7272}),
         DataPart(part="Final", splits=("final",), groups={"all": 9}),
     ]
-    found = count_composition(parts, DataConfig(competition="cnmc", root=rendered_cnmc))
+    found = count_composition(parts, Config(data=DataConfig(competition="cnmc", root=rendered_cnmc)))
     frame = get_competition("cnmc").read(rendered_cnmc).frame
     assert frame.group.str.contains("+", regex=False).any()  # subjects that share an image are one group
     training = frame[frame.split.str.startswith("fold_")]
@@ -230,14 +230,14 @@ def test_subjects_and_images_are_counted_as_the_competition_names_them(rendered_
 
 def test_where_the_input_is_missing_the_paper_stands_alone() -> None:
     part = DataPart(part="Prelim", splits=("prelim",), images={"hem": 648, "unlabelled": 1})
-    found = count_composition([part], DataConfig(competition="cnmc", root=Path("nowhere")))
+    found = count_composition([part], Config(data=DataConfig(competition="cnmc", root=Path("nowhere"))))
     assert found.counts == (
         Count("Prelim", "hem", None, None, None, 648),
         Count("Prelim", "unlabelled", None, None, None, 1),
     )
     assert found.remarks[0].startswith("Ours are not counted, the input is missing: nowhere: the input folder does")
     drawn = DataConfig(competition="cnmc", root=Path("later"), render=RenderSpec())
-    assert count_composition([part], drawn).remarks == (
+    assert count_composition([part], Config(data=drawn)).remarks == (
         "Ours are not counted, the input is missing: later: still to be rendered",
     )
     assert not Path("later").exists()
@@ -248,7 +248,7 @@ def test_groups_that_are_no_patients_are_not_counted(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "BA_1.jpg").write_bytes(b"x")
     part = DataPart(part="All", splits=("acevedo",), images={"BA": 1218})
-    found = count_composition([part], DataConfig(competition="acevedo", root=tmp_path / "acevedo"))
+    found = count_composition([part], Config(data=DataConfig(competition="acevedo", root=tmp_path / "acevedo")))
     assert found.counts == (Count("All", "BA", None, 1, None, 1218),)
 
 

@@ -223,6 +223,9 @@ class ImageConfig(Section):
         """Refuses a centre that is larger than the image."""
         if self.input_size is not None and self.input_size > self.size:
             raise ValueError(f"input_size: {self.input_size} is more than size {self.size}; lower it")
+        crops = any("Crop" in transform.name for transform in self.augment)
+        if self.side < self.size and not crops:
+            raise ValueError(f"input_size: training has to crop to {self.side} too; add RandomCrop to image.augment")
         return self
 
     @property
@@ -453,8 +456,12 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _can_adapt(self) -> "Config":
-        """Refuses statistics that are not there to be re-estimated."""
+    def _keeps_its_word(self) -> "Config":
+        """Refuses statistics that are not there to be re-estimated, and a last epoch that is chosen after all."""
+        if self.training.keep == "last" and self.optimizer.schedule == "plateau":
+            raise ValueError(
+                "training.keep: last chooses nothing, but optimizer.schedule: plateau follows held-out images"
+            )
         if self.inference.batch_statistics == "domain":
             if self.svm is not None or self.training.cached_views:
                 raise ValueError(

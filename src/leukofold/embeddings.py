@@ -6,19 +6,20 @@ Each fold has a network, and so a space, of its own: distances mean something wi
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
+from tqdm import tqdm
 
 from leukofold.files import replacing
-from leukofold.inference import score_rows
+from leukofold.inference import adapted_copy, by_domain
 from leukofold.loaders import CellDataset, make_loader
+from leukofold.models.classifier import Classifier
 from leukofold.reopening import ReopenedRun
-from leukofold.training.launch import make_inference_accelerator
 
 PERPLEXITY = 30  # t-SNE's own default; less where images are few
 
@@ -60,14 +61,20 @@ def fold_embeddings(reopened: ReopenedRun, fold: int) -> np.ndarray:
     return embed(reopened, fold, frame, reopened.run.folder.fold(fold).embeddings)
 
 
-def embed(reopened: ReopenedRun, fold: int, frame: pd.DataFrame, path: Path) -> np.ndarray:
+def embed(
+    reopened: ReopenedRun, fold: int, frame: pd.DataFrame, path: Path, domain: pd.DataFrame | None = None
+) -> np.ndarray:
     """Embeds images by a fold's network, or reads what was computed before.
+
+    One process does it by itself, without accelerate: studies do so when their other processes have ended.
 
     Args:
         reopened: The run with its data.
         fold: A complete fold.
         frame: m rows of a ``CellTable``, of the run's own input.
         path: The file in the fold's folder that keeps the result.
+        domain: The images whose batch statistics the network takes up, by split, where its configuration wants that;
+            None: ``frame``.
 
     Returns:
         m x D float32.
@@ -80,15 +87,26 @@ def embed(reopened: ReopenedRun, fold: int, frame: pd.DataFrame, path: Path) -> 
     kept = _read(path, made_of)
     if kept is not None:
         return kept
-    accelerator = make_inference_accelerator(None)
-    network = reopened.network(fold, accelerator.device)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = reopened.network(fold, device)
+    inference, workers = reopened.config.inference, reopened.config.data.workers
+    domain = frame if domain is None else domain
+    bar = tqdm(total=len(frame), desc=f"{reopened.run.name} fold {fold} embeddings", unit="image", leave=False)
 
     @torch.inference_mode()
-    def forward(batch: Mapping[str, Any]) -> torch.Tensor:
-        return network.embed(batch["image"]).float()
+    def vectors_of(part: pd.DataFrame) -> np.ndarray:
+        own = network
+        if inference.batch_statistics == "domain":
+            everything = CellDataset(images, domain[domain.split == part.split.iloc[0]].reset_index(drop=True))
+            own = cast(Classifier, adapted_copy(network, everything, inference, workers, device))
+        vectors = []
+        for batch in make_loader(CellDataset(images, part), workers, inference.batch_size):
+            vectors.append(own.embed(batch["image"].to(device)).float().cpu().numpy())
+            bar.update(len(vectors[-1]))
+        return np.concatenate(vectors)
 
-    loader = make_loader(CellDataset(images, frame), reopened.config.data.workers, reopened.config.inference.batch_size)
-    vectors = score_rows(accelerator, loader, forward, len(frame), f"{reopened.run.name} fold {fold} embeddings")
+    with bar:
+        vectors = by_domain(frame.reset_index(drop=True), inference, vectors_of)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, embeddings=vectors, **made_of)  # type: ignore[arg-type]
     return vectors

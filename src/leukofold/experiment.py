@@ -79,10 +79,15 @@ class Experiment:
         """Returns the rows that are trained on and those that are held out, each with index 0..n-1.
 
         Raises:
-            UserError: A group is on both sides.
+            UserError: A group is on both sides, or no image is left to train on.
         """
         train = self.training_rows(fold)
         held_out: pd.DataFrame = self.labelled[self.folds == fold].reset_index(drop=True)
+        if train.empty:
+            raise UserError(
+                f"fold {fold}: nothing is left to train on, the patients of all images are held out; where parts of "
+                "the data share patients, folds.by: image trains on them all the same, and says so"
+            )
         shared = sorted(set(train.group) & set(held_out.group))
         if shared and self.config.folds.by != "image":  # checked here once more, on the rows that are used
             raise UserError(f"fold {fold}: {len(shared)} groups are both trained on and held out, {shared[0]} first")
@@ -214,6 +219,10 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     """
     data = config.data
     competition = get_competition(data.competition)
+    parts = (*competition.published_counts, *data.domains, *data.external)
+    unknown = [name for name in config.image.crops if name not in parts]
+    if unknown:
+        raise UserError(f"image.crops: there is no split or target domain '{unknown[0]}'; known are {', '.join(parts)}")
     preparation = Preparation(config.image, competition.preprocess)
     table = read_cells(config, progress)
     input_fingerprint = table.fingerprint()
@@ -261,9 +270,10 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
 def _a_few(labelled: pd.DataFrame, folds: np.ndarray) -> np.ndarray:
     """Chooses a few rows of each fold, of the competition and of external data; classes in turn: files lie by class."""
     place = pd.DataFrame({"fold": folds, "external": labelled.is_external, "label": labelled.label})
-    turn = place.groupby(["fold", "external", "label"]).cumcount()
+    place["part"] = labelled.split.where(folds == HOLDOUT, "")  # a few of every target
+    turn = place.groupby(["fold", "external", "part", "label"]).cumcount()
     in_turn = place.loc[turn.sort_values(kind="stable").index]
-    return np.sort(in_turn.groupby(["fold", "external"]).head(DEBUG_IMAGES).index.to_numpy())
+    return np.sort(in_turn.groupby(["fold", "external", "part"]).head(DEBUG_IMAGES).index.to_numpy())
 
 
 def _any_rendered(paths: pd.Series) -> bool:

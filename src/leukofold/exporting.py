@@ -204,7 +204,11 @@ def export_run(trained: TrainedFolds, out: Path) -> dict[str, Any]:
             "preprocess": (inspect.getdoc(competition.preprocess) or "").splitlines()[0] if own_step else None,
             **Preparation(config.image, competition.preprocess).settings(),
         },
-        "inside": {"mean": first.mean.flatten().tolist(), "std": first.std.flatten().tolist()},
+        "inside": {
+            "input_size": config.image.side,
+            "mean": first.mean.flatten().tolist(),
+            "std": first.std.flatten().tolist(),
+        },
         "trained_commit": metadata["commit"],
     }
     return export_networks(trained.networks, config.image.size, out, facts)

@@ -46,7 +46,7 @@ def assign_folds(
     folds = np.full(len(labelled), IN_EVERY_TRAINING_SET)
     held = np.isin(labelled.split.to_numpy(dtype=str), list(domains))
     free = ~external & ~held
-    held[free] = _choose_holdout(labelled[free], units[free], config)
+    held[free] = _choose_holdout(labelled[free], units[free], config, domains)
     folds[held] = HOLDOUT
     beside = np.isin(units, units[held]) & ~held
     own = ~external & ~held & ~beside
@@ -90,14 +90,14 @@ def training_rows(labelled: pd.DataFrame, folds: np.ndarray, config: FoldsConfig
     return kept
 
 
-def _choose_holdout(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig) -> np.ndarray:
-    """Chooses the hold-out among the competition's images: a split by its name, or a share.
+def _choose_holdout(rows: pd.DataFrame, units: np.ndarray, config: FoldsConfig, domains: Collection[str]) -> np.ndarray:
+    """Chooses the hold-out among the competition's images that are no targets: splits by name, or a share.
 
     The images are split as folds are, into as many parts as make the share up: .1 is one part of ten, .15 three of
     twenty. The parts are taken that bring the number of each class closest to its share.
     """
     if not isinstance(config.holdout, float):
-        named = [of_split(rows, name, "folds.holdout") for name in config.holdout_splits]
+        named = [of_split(rows, name, "folds.holdout") for name in config.holdout_splits if name not in domains]
         return np.any(named, axis=0) if named else np.zeros(len(rows), dtype=bool)
     share = Fraction(config.holdout).limit_denominator(20)
     kind = "image" if config.by == "image" else "group"

@@ -36,8 +36,8 @@ def grad_cam(network: nn.Module, images: np.ndarray, targets: np.ndarray) -> np.
 
     Returns:
         n x S x S float32, each from 0 at its lowest to 1 at its highest value, as the library scales them: 0 is where
-        an image speaks least for the class, which need not be nothing. All 0 where nothing speaks for the class, or
-        everything alike.
+        an image speaks least for the class, which need not be nothing, and what the network does not see of it. All 0
+        where nothing speaks for the class, or everything alike.
 
     Raises:
         UnknownBackboneError: The backbone hands on tokens from blocks of an unknown kind, or it is no network.
@@ -46,7 +46,8 @@ def grad_cam(network: nn.Module, images: np.ndarray, targets: np.ndarray) -> np.
         raise UnknownBackboneError("Grad-CAM cannot look into a support vector machine: it has no feature maps")
     from pytorch_grad_cam import GradCAM  # here, as it takes seconds
 
-    inputs = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    inputs = network.centre(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))
+    beside = images.shape[1] - inputs.shape[2]  # pixels of a side that the network does not see
     explained = _Explained(network).eval()
     layer, to_maps = _feature_layer(explained, inputs[:1].to(network.mean.device))
     cam = GradCAM(explained, [layer], to_maps)
@@ -59,7 +60,8 @@ def grad_cam(network: nn.Module, images: np.ndarray, targets: np.ndarray) -> np.
     finally:
         cam.activations_and_grads.release()
         network.zero_grad(set_to_none=True)
-    return np.concatenate(heats)
+    around = (beside // 2, beside - beside // 2)
+    return np.pad(np.concatenate(heats), ((0, 0), around, around))
 
 
 class _Lead:

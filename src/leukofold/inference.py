@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -89,23 +90,23 @@ def view_logits(model: nn.Module, images: torch.Tensor, views: Sequence[View]) -
 
 
 def adapted_copy(
-    accelerator: Accelerator,
     network: nn.Module,
     dataset: SizedDataset,
     config: InferenceConfig,
     workers: int | None,
+    device: torch.device,
     images_of: Callable[[Mapping[str, Any]], torch.Tensor] = lambda batch: batch["image"],
 ) -> nn.Module:
     """Copies a network, with the batch statistics of the images that are to be scored; see ``models.adaptation``.
 
-    Every process goes through all images, so that all score with the same network.
+    Every process goes through all images, in full precision, so that all score with the same network.
 
     Args:
-        accelerator: Devices and precision.
         network: Stays as it is.
         dataset: All images of one domain.
         config: Images at a time, and the weight of the training's statistics.
         workers: Loader processes.
+        device: Where the network computes.
         images_of: Takes the network's input out of a batch.
 
     Returns:
@@ -116,10 +117,30 @@ def adapted_copy(
     """
     adapted = copy.deepcopy(network)
     loader = make_loader(Shuffled(dataset), workers, config.batch_size)
-    with accelerator.autocast():
-        batches = (images_of(batch).to(accelerator.device) for batch in loader)
-        adapt_batch_statistics(adapted, batches, config.statistics_prior)
+    title, least = "batch statistics", 4  # batches: fewer are done at once
+    bar = tqdm(loader, title, leave=False, disable=len(loader) < least)
+    adapt_batch_statistics(adapted, (images_of(batch).to(device) for batch in bar), config.statistics_prior)
     return adapted
+
+
+def by_domain(
+    frame: pd.DataFrame, config: InferenceConfig, compute: Callable[[pd.DataFrame], np.ndarray]
+) -> np.ndarray:
+    """Computes something of a table, one domain after the other where each has batch statistics of its own.
+
+    Args:
+        frame: n rows of a ``CellTable``; a split or target domain is a domain.
+        config: Says whose batch statistics are used.
+        compute: From m rows, index 0..m-1, to an array of m.
+
+    Returns:
+        The results in the order of the rows.
+    """
+    if config.batch_statistics == "training":
+        return compute(frame)
+    parts = [np.flatnonzero(frame.split == split) for split in frame.split.unique()]
+    results = [compute(frame.iloc[rows].reset_index(drop=True)) for rows in parts]
+    return np.concatenate(results)[np.argsort(np.concatenate(parts))]
 
 
 def score_rows(

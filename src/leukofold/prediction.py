@@ -1,4 +1,7 @@
-"""Predicting any images with the networks of finished runs: one decode for all networks and views."""
+"""Predicting any images with the networks of finished runs: one decode for all networks and views.
+
+Networks that adapt their batch statistics to what they are given see all images once more before, each of them.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -133,8 +136,8 @@ def load_members(names: Sequence[str], device: torch.device, root: Path) -> list
 class _ManySizes(SizedDataset):
     """Decodes each image once and prepares it for every member."""
 
-    def __init__(self, paths: Sequence[str], preparations: Sequence[Preparation]) -> None:
-        self.paths = paths
+    def __init__(self, paths: Sequence[str], preparations: Sequence[Preparation], split: str) -> None:
+        self.paths, self.split = paths, split
         self.preparations = preparations
 
     def __len__(self) -> int:
@@ -144,12 +147,17 @@ class _ManySizes(SizedDataset):
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Brings one image, ``images`` in as many forms as there are preparations."""
         image = read_image(self.paths[row])
-        prepared = [preparation(image).transpose(2, 0, 1) for preparation in self.preparations]
+        prepared = [preparation(image, self.split).transpose(2, 0, 1) for preparation in self.preparations]
         return {"images": [torch.from_numpy(np.ascontiguousarray(form)) for form in prepared], "row": row}
 
 
 def predict_images(
-    members: Sequence[Member], paths: Sequence[str], accelerator: Accelerator, batch_size: int, workers: int | None
+    members: Sequence[Member],
+    paths: Sequence[str],
+    accelerator: Accelerator,
+    batch_size: int,
+    workers: int | None,
+    split: str | None = None,
 ) -> np.ndarray:
     """Scores images with every network of every member.
 
@@ -159,16 +167,24 @@ def predict_images(
         accelerator: Devices, processes and precision.
         batch_size: Images at a time, per process.
         workers: Loader processes.
+        split: Whose crop the images get (``image.crops``); None: that of every image without one of its own.
 
     Returns:
         n x K float32: logits averaged over views and folds, then over members.
+
+    Raises:
+        UserError: No member has a crop for that split.
     """
+    known = list(dict.fromkeys(name for member in members for name in member.config.image.crops))
+    if split is not None and split not in known:
+        what = f"there are {', '.join(known)}" if known else "the runs have none, leave --crop-of out"
+        raise UserError(f"--crop-of {split}: no run has a crop of that name (image.crops); {what}")
     preprocess = get_competition(members[0].config.data.competition).preprocess
     preparations = {_form(member): Preparation(member.config.image, preprocess) for member in members}
     forms = {form: position for position, form in enumerate(preparations)}
-    dataset = _ManySizes(paths, list(preparations.values()))
+    dataset = _ManySizes(paths, list(preparations.values()), split or "")
     networks = {
-        member.name: _adapted(member, accelerator, dataset, forms[_form(member)], workers) for member in members
+        member.name: _adapted(member, accelerator.device, dataset, forms[_form(member)], workers) for member in members
     }
 
     def forward(batch: Mapping[str, Any]) -> torch.Tensor:
@@ -184,21 +200,21 @@ def predict_images(
 
 
 def _adapted(
-    member: Member, accelerator: Accelerator, dataset: _ManySizes, form: int, workers: int | None
+    member: Member, device: torch.device, dataset: _ManySizes, form: int, workers: int | None
 ) -> Sequence[nn.Module]:
     """Returns a member's networks, with the batch statistics of the images where its configuration wants these."""
     inference = member.config.inference
     if inference.batch_statistics == "training":
         return member.networks
     return [
-        adapted_copy(accelerator, network, dataset, inference, workers, lambda batch: batch["images"][form])
+        adapted_copy(network, dataset, inference, workers, device, lambda batch: batch["images"][form])
         for network in member.networks
     ]
 
 
 def _form(member: Member) -> str:
     """Names what is done to an image before a member's networks see it; members often share it."""
-    return member.config.image.model_dump_json(include={"denoise", "stain", "crop", "size"})
+    return member.config.image.model_dump_json(include={"denoise", "stain", "crop", "crops", "size"})
 
 
 def write_predictions(path: Path, images: Sequence[str], logits: np.ndarray, class_names: Sequence[str]) -> None:

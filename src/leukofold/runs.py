@@ -394,7 +394,8 @@ def chosen_on_scored(metadata: Mapping[str, Any]) -> bool:
         metadata: Of one of its folds. Held-out splits choose the epoch, unless the last one is kept.
     """
     config = metadata["config"]
-    return bool(config["folds"].get("splits")) and config["training"].get("keep") != "last"
+    last = config["training"].get("keep") == "last"
+    return bool(config["folds"].get("splits")) and not last and config.get("svm") is None
 
 
 def find_runs(root: Path = RUNS) -> list[RunFolder]:

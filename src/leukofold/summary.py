@@ -81,13 +81,23 @@ def _holdout_lines(blend: Blend) -> list[str]:
     """Scores the runs and the blend on the images that no fold trained on or was chosen by."""
     if blend.holdout is None:
         return []
-    metric = blend.metadata["metric"]
+    metric, parts = blend.metadata["metric"], [""]
+    names = list(dict.fromkeys(blend.holdout.split.tolist()))
+    parts += names if len(names) > 1 else []  # several laboratories: together they say little
     titled = [(run.name, run.holdout) for run in blend.runs] + [("blend", blend.holdout)]
-    scored = {title: competition_scores(found)[metric] for title, found in titled if found is not None}
-    return [
-        f"  hold-out of {len(blend.holdout.image_id)} images, {METRICS[metric]}: "
-        + ", ".join(f"{title} {value:.4f}" for title, value in scored.items())
-    ]
+    lines = []
+    for part in parts:
+        scored = {
+            title: competition_scores(found.rows(found.split == part) if part else found)[metric]
+            for title, found in titled
+            if found is not None
+        }
+        images = int((blend.holdout.split == part).sum()) if part else len(blend.holdout.image_id)
+        lines.append(
+            f"  hold-out {f'{part}, {images}' if part else f'of {images}'} images, {METRICS[metric]}: "
+            + ", ".join(f"{title} {value:.4f}" for title, value in scored.items())
+        )
+    return lines
 
 
 def _scores(oof: Predictions, folds: np.ndarray) -> list[dict[str, float]]:

@@ -60,7 +60,14 @@ def box_figure(
     if any(published.values()):
         handles.append(Line2D([], [], linestyle="", marker="D", markersize=4, color=ORANGE, label="published mean"))
     figure.legend(
-        handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=SMALL, labelcolor=INK, title=note
+        handles=handles,
+        loc="outside lower left",
+        ncols=2,
+        frameon=False,
+        fontsize=SMALL,
+        labelcolor=INK,
+        title=note,
+        alignment="left",
     ).get_title().set(fontsize=SMALL, color=MUTED)
     return finished(figure)
 

@@ -94,8 +94,10 @@ def domain_figure(
     figure = new_figure(PAGE_WIDTH, rows * (PAGE_WIDTH / columns + 0.1) + 0.75 + 0.2 * bool(note), title)
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, (name, points) in zip(grid, panels.items(), strict=False):
-        axes.set(xticks=[], yticks=[])
-        axes.set_aspect("equal", adjustable="datalim")
+        (left, low), (right, high) = points.min(axis=0), points.max(axis=0)
+        reach = 0.53 * max(right - left, high - low)  # a little more than half of the longer side
+        x, y = (left + right) / 2, (low + high) / 2
+        axes.set(xticks=[], yticks=[], xlim=(x - reach, x + reach), ylim=(y - reach, y + reach), aspect="equal")
         axes.spines[:].set_color(FAINT)
         axes.set_title(shorten(name, int(66 / columns)), loc="left", fontsize=TEXT, fontweight="bold", color=INK)
         for number, domain in enumerate(names):
@@ -113,7 +115,7 @@ def domain_figure(
         for name, mark in zip(names, marks, strict=True)
     ]  # fmt: skip
     legend = figure.legend(
-        handles=handles, loc="outside lower left", ncols=6, frameon=False, fontsize=SMALL, labelcolor=INK, title=note,
+        handles=handles, loc="outside lower left", ncols=7, frameon=False, fontsize=SMALL, labelcolor=INK, title=note,
         alignment="left",
     )  # fmt: skip
     legend.get_title().set(fontsize=SMALL, color=MUTED)

@@ -34,11 +34,7 @@ def adapt_batch_statistics(network: nn.Module, batches: Iterable[torch.Tensor], 
     Raises:
         UserError: The network has no batch statistics, or there is too little to estimate them from.
     """
-    layers = [_Layer(layer, prior) for layer in batch_norms(network) if layer.running_mean is not None]
-    if not layers:
-        raise UserError(
-            "inference.batch_statistics: the network has no batch normalisation to adapt; set it to training"
-        )
+    layers = [_Layer(layer, prior) for layer in need_batch_statistics(network)]
     network.eval()
     hooks = [layer.module.register_forward_pre_hook(layer.adapt) for layer in layers]
     try:
@@ -50,6 +46,20 @@ def adapt_batch_statistics(network: nn.Module, batches: Iterable[torch.Tensor], 
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def need_batch_statistics(network: nn.Module) -> list[Any]:
+    """Returns the layers of a network that have batch statistics.
+
+    Raises:
+        UserError: There are none.
+    """
+    layers = [layer for layer in batch_norms(network) if layer.running_mean is not None]
+    if not layers:
+        raise UserError(
+            "inference.batch_statistics: the network has no batch normalisation to adapt; set it to training"
+        )
+    return layers
 
 
 class _Layer:

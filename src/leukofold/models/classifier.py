@@ -87,10 +87,14 @@ class Classifier(nn.Module):
         features: torch.Tensor = self.backbone(self.normalise(images))
         return features
 
-    def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the backbone's input of n x 3 x S x S uint8 images, their centre where they are larger."""
+    def centre(self, images: torch.Tensor) -> torch.Tensor:
+        """Cuts out what the network sees of images that are larger than its input (``image.input_size``)."""
         start = (images.shape[-1] - self.side) // 2
-        images = images[..., start : start + self.side, start : start + self.side] if start > 0 else images
+        return images[..., start : start + self.side, start : start + self.side] if start > 0 else images
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the backbone's input of n x 3 x S x S uint8 images: their centre, normalised."""
+        images = self.centre(images)
         return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
 
 
@@ -148,7 +152,9 @@ def _create(name: str, config: ModelConfig, size: int) -> Any:
     except TypeError as error:
         raise UserError(f"model.backbone: {config.backbone} does not take {arguments}: {error}") from None
     except AssertionError as error:
-        raise UserError(f"image.size: {config.backbone} does not take {size} pixels: {first_line(error)}") from None
+        raise UserError(
+            f"image.size, or image.input_size: {config.backbone} does not take {size} pixels: {first_line(error)}"
+        ) from None
     except (OSError, RuntimeError, ValueError) as error:
         raise _unreachable(config, error) from None
 

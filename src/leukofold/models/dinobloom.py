@@ -26,6 +26,15 @@ PUBLISHED_SHA256 = {"DinoBloom-S.pth": "c2f7990b003e89bcece80e379fb8fe0ba2ec392c
 """Digests of official files, by their name."""
 
 
+SEEN = "was pre-trained on images of RaabinWBC and LISC: none of these laboratories is unseen by it"
+"""What has to be said of its scores on them."""
+
+
+def has_seen(backbone: str, competition: str) -> bool:
+    """Tells whether a network was pre-trained on a competition's images."""
+    return backbone in ARCHITECTURES and competition == "raabin"
+
+
 def fetch(backbone: str) -> Path:
     """Fetches a network's weights from the Hugging Face hub, or finds them in its cache.
 

@@ -99,8 +99,8 @@ class Laboratory:
 
 
 RAABIN = Laboratory(
-    light=(240, 218, 208), light_spread=(5, 8, 14), tint=(0.95, 1.15, 1.25), haemoglobin=(1.00, 1.12, 0.66),
-    variation=(0.20, 0.15), scale=(0.84, 0.98), blur=(0.5, 0.8), sharpening=(0.3, 0.8), noise=(0.5, 1.2),
+    light=(240, 218, 208), light_spread=(5, 8, 14), tint=(1.00, 1.18, 1.18), haemoglobin=(1.00, 1.12, 0.66),
+    variation=(0.16, 0.15), scale=(0.80, 1.00), blur=(0.5, 0.8), sharpening=(0.3, 0.8), noise=(0.5, 1.2),
     quality=(90, 96), red_cells=(16, 28),
 )  # fmt: skip
 
@@ -110,7 +110,7 @@ OTHER_MICROSCOPE = replace(
 )  # fmt: skip
 
 LISC = Laboratory(
-    light=(172, 178, 164), light_spread=(6, 6, 6), tint=(1.00, 0.95, 0.80), haemoglobin=(0.75, 0.90, 0.60),
+    light=(180, 183, 167), light_spread=(6, 6, 6), tint=(1.05, 1.14, 1.06), haemoglobin=(0.90, 1.05, 0.64),
     variation=(0.08, 0.10), scale=(0.86, 1.0), blur=(1.0, 1.6), sharpening=(0.0, 0.2), noise=(2.5, 4.0),
     quality=(60, 75), red_cells=(10, 22),
 )  # fmt: skip

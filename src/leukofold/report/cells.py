@@ -42,7 +42,7 @@ class Cells:
         self.probability = probabilities.max(axis=1)
         surest = np.argsort(-self.probability, kind="stable")
         self.surest = surest[~blend.oof.is_external[surest]]  # rows of the competition's images
-        self._paths = first.cells.path.tolist()
+        self._paths, self._splits = first.cells.path.tolist(), first.cells.split.tolist()
         shown = first.config.image.model_copy(update={"size": SIDE, "denoise": None})
         self._prepare = Preparation(shown, first.competition.preprocess)
 
@@ -58,7 +58,7 @@ class Cells:
 
     def picture(self, row: int) -> np.ndarray:
         """Shows what the networks see of an image, SIDE x SIDE x 3, at a size for people."""
-        return self._prepare(read_image(self._paths[row]))
+        return self._prepare(read_image(self._paths[row]), self._splits[row])
 
     def sheet_cell(self, row: int) -> SheetCell:
         """Shows a cell with its name and what it was taken for."""
@@ -166,4 +166,6 @@ def _heat_row(
         for place, row in enumerate(rows)
     ]
     backbone = reopened.config.model_title.split(".")[0]
+    if reopened.config.inference.batch_statistics == "domain":
+        what = f"{what}, by the training's batch statistics"
     return SheetRow(backbone, f"{what}; {shorten(reopened.run.name, 30)}", shown)

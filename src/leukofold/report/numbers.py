@@ -170,7 +170,7 @@ def _cost(reopened: ReopenedRun, history: Mapping[int, pd.DataFrame]) -> dict[st
         "run": run.name,
         "backbone": reopened.config.model_title,
         "parameters": sum(weight.numel() for weight in weights),
-        "size": reopened.config.image.size,
+        "size": reopened.config.image.side,
         "folds": len(history),
         "epochs": sum(len(table) for table in history.values()),
         "seconds": float(sum(table.seconds.sum() for table in history.values())),

@@ -7,8 +7,9 @@ import pandas as pd
 
 from leukofold.cells import UNLABELLED, CellTable
 from leukofold.competitions import get_competition
-from leukofold.config import DataConfig
+from leukofold.config import Config
 from leukofold.errors import UserError
+from leukofold.experiment import read_competition
 from leukofold.rendering import is_current, rendered_info
 from leukofold.studies.schema import UNLABELLED_NAME, DataPart
 
@@ -47,23 +48,24 @@ class Composition:
     remarks: tuple[str, ...]
 
 
-def count_composition(parts: Sequence[DataPart], data: DataConfig) -> Composition:
+def count_composition(parts: Sequence[DataPart], config: Config) -> Composition:
     """Counts the competition's subjects and images; nothing is rendered for it.
 
     Args:
         parts: The parts of the data, with what is published of them.
-        data: Which competition, and where its files are.
+        config: Which competition and target domains, and where their files are.
 
     Returns:
         The counts; where the input is missing, a remark that says so.
     """
-    competition = get_competition(data.competition)
+    data, competition = config.data, get_competition(config.data.competition)
     remarks: tuple[str, ...] = ()
     table = None
     try:
         if data.render is not None and not is_current(data.root, data.competition, data.render):
             raise UserError(f"{data.root}: still to be rendered")
-        table = competition.read(data.root)
+        whole = config.model_copy(update={"data": data.model_copy(update={"splits": None})})
+        table = read_competition(whole)
         if rendered_info(data.root) is not None:
             remarks = ("RENDERED images: ours are what the project has drawn.",)
     except UserError as error:

@@ -46,8 +46,11 @@ def maps_figure(results: Results, root: Path = RUNS) -> Figure | None:
             reopened = reopen(load_run(RunFolder(run.name, root)))
             if chosen is None:
                 chosen = choose_cells(reopened, study.maps)
+            if chosen.empty:
+                break
             fold = int(reopened.run.folds[0])
-            vectors = embed(reopened, fold, chosen, reopened.run.folder.fold(fold).map)
+            path = reopened.run.folder.fold(fold).map
+            vectors = embed(reopened, fold, chosen, path, reopened.table.labelled)
         except UserError as error:
             results.remarks.append(f"no map of {run.name}: {error}")
             continue
@@ -56,13 +59,19 @@ def maps_figure(results: Results, root: Path = RUNS) -> Figure | None:
             results.remarks.append(f"no map of {run.name}: its network gives all images the same features")
             continue
         panels["-".join(levels[axis] for axis in study.axes)] = points
-    if chosen is None or not panels:
+    if chosen is None:
+        return None
+    absent = [part for part in study.maps.on if part not in set(chosen.split)]
+    if absent:
+        results.remarks.append(f"maps: no image of {', '.join(absent)} in the input")
+    if not panels:
         return None
     names = get_competition(results.grid.runs[0].config.data.competition).class_names
     classes = [names[k] for k in chosen.label]
     rendered = " RENDERED images." if any(row.rendered for row in results.rows) else ""
     note = f"t-SNE of pooled features, each network alone; {len(chosen)} images, seed {study.seeds[0]}.{rendered}"
-    title = f"{study.title or results.grid.name}: {', '.join(study.maps.on)} as the networks see them"
+    parts = ", ".join(dict.fromkeys(chosen.split))
+    title = f"{study.title or results.grid.name}: {parts} as the networks see them"
     return domain_figure(panels, classes, chosen.split.tolist(), names, title, note)
 
 

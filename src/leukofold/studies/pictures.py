@@ -21,7 +21,7 @@ from leukofold.metrics import AUC
 from leukofold.metrics.tables import group_accuracies
 from leukofold.runs import RUNS, RunFolder, chosen_on_scored
 from leukofold.studies.maps import maps_figure
-from leukofold.studies.results import Best, Results
+from leukofold.studies.results import Best, Results, kept_whole, looked_at_view
 from leukofold.studies.scoring import labelled_logits
 from leukofold.studies.table import TITLES, title_of
 
@@ -61,11 +61,11 @@ def _draw(results: Results, root: Path) -> Iterator[tuple[str, Figure]]:
     seeds = _box_plot(results)
     if seeds is not None:
         yield "seeds", seeds
-    if results.best is None:
-        return
     maps = maps_figure(results, root)
     if maps is not None:
         yield "maps", maps
+    if results.best is None:
+        return
     best = results.best
     labels, logits = labelled_logits(best.scored.pooled, best.place.view)
     competition, title = get_competition(best.scored.metadata["competition"]), _best_title(results, best)
@@ -83,7 +83,7 @@ def _draw(results: Results, root: Path) -> Iterator[tuple[str, Figure]]:
 def _box_plot(results: Results) -> Figure | None:
     """Draws the headline metric of every seed; None of so few that a box says nothing."""
     study = results.grid.study
-    metric, view = study.metrics[0], study.views[-1]
+    metric, view = study.metrics[0], looked_at_view(study)
     panels: dict[str, dict[str, Sequence[float]]] = {}
     published: dict[str, dict[str, float]] = {}
     for row in results.rows:
@@ -96,7 +96,8 @@ def _box_plot(results: Results) -> Figure | None:
         return None
     every = dict.fromkeys(name for settings in panels.values() for name in settings)
     panels = {part: {name: settings.get(name, ()) for name in every} for part, settings in panels.items()}
-    note = "Box: quartiles and median; whiskers: lowest and highest." + _rendered(results)
+    tta = f" {TITLES[view]}." if len(study.views) > 1 else ""
+    note = f"Box: quartiles and median; whiskers: lowest and highest.{tta}{_rendered(results)}"
     return box_figure(panels, published, study.title or results.grid.name, results.grid.titles[metric], note)
 
 
@@ -121,7 +122,7 @@ def _best_title(results: Results, best: Best) -> str:
         title_of(best.place.on) + networks,
         TITLES[best.place.view],
         *(["RENDERED images"] if best.scored.metadata["rendered"] else []),
-        *(["image-level folds"] if best.scored.metadata["split_by"] == "image" else []),
+        *(["image-level folds"] if kept_whole(best.scored.metadata, best.place.on) == "image" else []),
         *(["OPTIMISTIC epoch"] if optimistic else []),
     ]
     return "; ".join(parts)

@@ -19,7 +19,7 @@ from leukofold.config import Config
 from leukofold.errors import UserError
 from leukofold.experiment import external_root, held_out_always, read_competition, read_external
 from leukofold.inference import tta_views
-from leukofold.rendering import is_current
+from leukofold.rendering import LABELLED, is_current
 from leukofold.runs import RUNS, FoldFolder, RunFolder, digest_of
 from leukofold.studies.grid import Grid, StudyRun
 from leukofold.studies.probe import seconds_per_image
@@ -56,7 +56,7 @@ class Images:
         Splits of images that are still to be rendered count as a tenth each.
         """
         folds = config.folds
-        targets = sum(self.splits.get(name, 0) for name in held_out_always(config))
+        targets = sum(map(self._of, held_out_always(config)))
         held = targets + sum(self._of(name) for name in folds.holdout_splits if name not in held_out_always(config))
         if isinstance(folds.holdout, float):
             held += folds.holdout * (self.own - targets)
@@ -195,7 +195,8 @@ def count_images(config: Config) -> tuple[Images | None, str]:
         competition = get_competition(data.competition)
         classes = competition.class_names
         if data.render is not None and not is_current(data.root, data.competition, data.render):
-            own, test = data.render.images, data.render.test_images
+            own = data.render.images
+            test = 0 if data.competition in LABELLED else data.render.test_images
         else:
             table = read_competition(config)
             own, test = len(table.labelled), len(table.test)
@@ -305,12 +306,12 @@ def _work(config: Mapping[str, Any]) -> str:
     training, data, folds = config["training"], config["data"], config["folds"]
     return json.dumps(
         [
-            [config["model"].get(key) for key in ("backbone", "head", "frozen")],
+            [config["model"].get(key) for key in ("backbone", "head", "frozen", "normalisation")],
             config.get("svm"),
-            config["image"]["size"],
+            [config["image"].get(key) for key in ("size", "input_size")],
             [data["competition"], data["render"]],
             {name: [source["classes"], source["render"]] for name, source in data["external"].items()},
-            [folds["count"], folds["external"]],
+            [folds["count"], folds.get("splits"), folds["external"]],
             [training[key] for key in ("precision", "batch_size", "accumulate", "compile")],
             [training.get(key) for key in ("cached_views", "validate_with_tta")],
         ],
@@ -328,7 +329,7 @@ def _with_probes(plans: Sequence[RunPlan]) -> list[RunPlan]:
     paces = {}
     for key, (config, classes) in tqdm(unknown.items(), desc="timing networks", leave=False, disable=not unknown):
         seconds, device = seconds_per_image(config, classes)
-        what = f"{config.model.backbone} at {config.image.size} pixels"
+        what = f"{config.model.backbone} at {config.image.side} pixels"
         paces[key] = Pace(
             seconds, None, f"times probed: {what} on {device}, the network alone, {1 / seconds:.3g} images/s"
         )
@@ -344,7 +345,7 @@ def _network(config: Config) -> str:
     return json.dumps(
         [
             config.model.model_dump_json(),
-            config.image.size,
+            config.image.side,
             training.batch_size,
             training.accumulate,
             training.precision,

@@ -21,7 +21,7 @@ from leukofold.processes import available_cores
 from leukofold.runs import RUNS, Predictions, chosen_on_scored
 from leukofold.studies.composition import Composition, count_composition
 from leukofold.studies.grid import Grid, holds_out
-from leukofold.studies.schema import ENSEMBLE, SCORED_ON, VIEWS, LookedAt, View
+from leukofold.studies.schema import ENSEMBLE, SCORED_ON, VIEWS, LookedAt, Study, View
 from leukofold.studies.scoring import AllScored, Scored, labelled_logits, score_all, scores_of
 
 Item = TypeVar("Item")
@@ -197,7 +197,7 @@ def collect_results(grid: Grid, root: Path = RUNS, progress: bool = True) -> Res
         grid,
         _each(lambda place: _row(grid, scored, place), places, "scores", progress),
         _each(lambda pair: _comparison(grid, scored, *pair), compared, "comparisons", progress),
-        count_composition(study.composition, grid.runs[0].config.data) if study.composition else None,
+        count_composition(study.composition, grid.runs[0].config) if study.composition else None,
         _best(grid, scored) if study.look_at is None else _nearest_to_mean(grid, scored, study.look_at),
         remarks,
     )
@@ -259,7 +259,7 @@ def _row(grid: Grid, scored: AllScored, place: Place) -> Row:
         sum(len(each.folds) for each in found),
         wanted * len(seeds) if holds_out(config, place.on) else 0,
         max((len(each.pooled.image_id) for each in found), default=0),
-        _kept_whole(found[0].metadata, place.on) if found else config.folds.by,
+        kept_whole(found[0].metadata, place.on) if found else config.folds.by,
         found[0].metadata["rendered"] if found else None,
         tuple(run.name for run in members),
         bool(found) and chosen_on_scored(found[0].metadata) and place.on in ("folds", *config.folds.splits),
@@ -267,8 +267,16 @@ def _row(grid: Grid, scored: AllScored, place: Place) -> Row:
     )
 
 
-def _kept_whole(metadata: Mapping[str, Any], on: str) -> str:
-    """Tells what is on one side of the split only; of a part by name, what its own images share with the training."""
+def kept_whole(metadata: Mapping[str, Any], on: str) -> str:
+    """Tells what is on one side of the split only.
+
+    Args:
+        metadata: Of a fold.
+        on: What is scored; of a part by name it is told by what its own images share with the training.
+
+    Returns:
+        ``group``, ``split`` or ``image``.
+    """
     shared = metadata.get("shared_groups")
     if on in SCORED_ON or shared is None:
         return str(metadata["split_by"])
@@ -343,7 +351,7 @@ def _comparison(grid: Grid, scored: AllScored, axis: str, place: Place) -> Compa
 
 def _nearest_to_mean(grid: Grid, scored: AllScored, look: LookedAt) -> Best | None:
     """Finds the run of a row whose headline metric is nearest to the mean over its seeds, with TTA if there is."""
-    place = Place(look.on, _view(grid), {axis: look.levels[axis] for axis in grid.study.axes})
+    place = Place(look.on, looked_at_view(grid.study), {axis: look.levels[axis] for axis in grid.study.axes})
     found, metric = _seeds(grid, scored, place), grid.study.metrics[0]
     if not found:
         return None
@@ -353,9 +361,9 @@ def _nearest_to_mean(grid: Grid, scored: AllScored, look: LookedAt) -> Best | No
     return Best(found[nearest].metadata["run"], place, values[nearest], len(values), found[nearest], mean)
 
 
-def _view(grid: Grid) -> View:
-    """Returns the view that a run is looked at by: with TTA if there is one."""
-    return "tta" if "tta" in grid.study.views else "single"
+def looked_at_view(study: Study) -> View:
+    """Returns the view that runs are looked at and drawn by: with TTA if there is one."""
+    return "tta" if "tta" in study.views else "single"
 
 
 def _best(grid: Grid, scored: AllScored) -> Best | None:
@@ -364,7 +372,7 @@ def _best(grid: Grid, scored: AllScored) -> Best | None:
     Runs whose patients cross folds are passed over if there are others, and so are those with fewer folds.
     """
     metric: str = grid.study.metrics[0]
-    view = _view(grid)
+    view = looked_at_view(grid.study)
     on = "holdout" if any(key[0] == "holdout" for key in scored) else grid.study.on[0]
     runs = {key: found for key, found in scored.items() if key[0] == on and ENSEMBLE not in key[1]}
     ranks = {key: (found.metadata["split_by"] != "image", len(found.folds)) for key, found in runs.items()}

@@ -158,7 +158,11 @@ def _legend(results: Results) -> str:
     lines = []
     if "folds" in study.on:
         lines.append("Out of fold, the competition's images only.")
-    held_out = [on for on in study.on if on != "folds"]
+    out_of_fold = {name for run in results.grid.runs for name in run.config.folds.splits}
+    own = [on for on in study.on if on in out_of_fold]
+    if own:
+        lines.append(f"{', '.join(own)}: scored out of fold.")
+    held_out = [on for on in study.on if on != "folds" and on not in out_of_fold]
     if held_out:
         networks = "each fold's network alone" if study.over == "folds" else "the mean logits of the folds' networks"
         what = "Hold-out" if held_out == ["holdout"] else f"{', '.join(map(title_of, held_out))}"

@@ -18,10 +18,12 @@ from leukofold.backbone_features import FeatureDataset, augmented_features, feat
 from leukofold.errors import UserError
 from leukofold.experiment import Experiment
 from leukofold.images.preparing import Preparation
-from leukofold.inference import View, adapted_copy, score_rows, tta_views, view_logits
+from leukofold.inference import View, adapted_copy, by_domain, score_rows, tta_views, view_logits
 from leukofold.loaders import CellDataset, SizedDataset, make_loader
 from leukofold.metrics import METRICS, score
+from leukofold.models.adaptation import need_batch_statistics
 from leukofold.models.classifier import Classifier
+from leukofold.models.dinobloom import SEEN, has_seen
 from leukofold.rowmaps import RowMap
 from leukofold.runs import FoldFolder
 from leukofold.sampling import EpochSampler
@@ -67,6 +69,8 @@ class Trainer:
         training = self.config.training
         torch.manual_seed(self._seed(0, 0))
         network = Classifier(self.config.model, self.config.image, self.classes).to(self.accelerator.device)
+        if self.config.inference.batch_statistics == "domain":
+            need_batch_statistics(network)  # now, not after the training
         self.ema = ModelEmaV3(network, decay=training.ema_decay) if training.ema_decay else None
         if training.compile:
             network.compile()  # in place: the names in checkpoints stay clean
@@ -125,13 +129,16 @@ class Trainer:
         return self.ema.module if self.ema is not None else self.network
 
     def remarks(self) -> list[str]:
-        """Says what is to be known of the training, for the log: a moving average that is too slow for it."""
-        if self.ema_lag <= 1:
-            return []
-        return [
-            f"training.ema_decay: the average spans {self.ema_lag:.1f} epochs of {self.updates} updates and "
-            "lags behind as much; a smaller decay follows a short training better"
-        ]
+        """Says what is to be known of the training, for the log: too slow a moving average, cells seen before."""
+        found = []
+        if self.ema_lag > 1:
+            found.append(
+                f"training.ema_decay: the average spans {self.ema_lag:.1f} epochs of {self.updates} updates and "
+                "lags behind as much; a smaller decay follows a short training better"
+            )
+        if has_seen(self.config.model.backbone, self.experiment.competition.name):
+            found.append(f"DinoBloom {SEEN}")
+        return found
 
     @property
     def ema_lag(self) -> float:
@@ -144,6 +151,7 @@ class Trainer:
         return {
             "competition": self.experiment.competition.name,
             **preparation.settings(),
+            "input_size": self.config.image.side,
             "mean": self.network.mean.flatten().tolist(),
             "std": self.network.std.flatten().tolist(),
         }
@@ -170,17 +178,17 @@ class Trainer:
         """
         if frame.empty:  # an input without test images can be trained on, but not submitted
             return np.zeros((0, 2, self.classes), np.float32)
-        network, inference = self.scored, self.config.inference
-        if inference.batch_statistics == "training":
-            return self._score(network, frame, title, self._views)
-        logits = np.empty((len(frame), 2, self.classes), np.float32)
-        for split in frame.split.unique():
-            rows = np.flatnonzero(frame.split == split)
-            part = frame.iloc[rows].reset_index(drop=True)
-            images = CellDataset(self.experiment.images, part)
-            adapted = adapted_copy(self.accelerator, network, images, inference, self._workers)
-            logits[rows] = self._score(adapted, part, f"{title}, {split}", self._views)
-        return logits
+        inference = self.config.inference
+
+        def logits_of(part: pd.DataFrame) -> np.ndarray:
+            network, what = self.scored, title
+            if inference.batch_statistics == "domain":
+                images = CellDataset(self.experiment.images, part)
+                network = adapted_copy(network, images, inference, self._workers, self.accelerator.device)
+                what = f"{title}, {part.split.iloc[0]}"
+            return self._score(network, part, what, self._views)
+
+        return by_domain(frame, inference, logits_of)
 
     def resume(self) -> bool:
         """Takes up an interrupted training.
