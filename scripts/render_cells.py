@@ -4,7 +4,7 @@
     python scripts/render_cells.py --competition acevedo --images 400 --out input/rendered/acevedo
     python scripts/render_cells.py --degrade input/external/acevedo --out input/degraded/acevedo
     python scripts/render_cells.py --contact-sheet docs/cells.png --severities docs/severities.png
-    python scripts/render_cells.py --laboratories docs/laboratories.png
+    python scripts/render_cells.py --laboratories docs/laboratories.jpg
 
 Behaviours: creates --out in one step. With --competition it gets the data set's files, rendered.json and
 rendered_truth.csv; an earlier rendered folder there is replaced, anything else refused. With --degrade it gets

@@ -1,13 +1,17 @@
 """Rendered RaabinWBC and LISC: five classes from two laboratories, the first of them with two microscopes.
 
-The layout is the published one (Tsutsui et al. 2023, "Benchmarking white blood cell classification under domain
-shift"): ``RaabinWBC/{Train,TestA,TestB}`` and ``LISCCropped``, each with a folder per class. Train and TestA are a
-random split of the same smears; TestB comes from another microscope and camera and holds lymphocytes and neutrophils
-only; LISC is another laboratory's, cut out closely around the cells.
+The layout is the published one (Tsutsui, Su and Wen 2023, arXiv 2303.01777): ``RaabinWBC/{Train,TestA,TestB}`` and
+``LISCCropped``, each with a folder per class. Train and TestA are a random split of the same smears; TestB comes from
+another microscope and camera and holds lymphocytes and neutrophils only; LISC is another laboratory's, cut out closely
+around the cells.
 
 Two things differ from the real data. In Train and TestA a class has the mean of its published share and of a fifth, so
 that each has at least 11 % and can be learnt from a few hundred images. And all classes lie on the same smears, while
-most of the real basophils and monocytes come from a few smears of their own.
+most of the real basophils and eosinophils come from a few smears of their own.
+
+Light, stain, optics and magnification set the laboratories apart. They were settled by looking at cells and by trying
+small networks, until batch normalisation lost more than group normalisation did, as published for real images: scores on
+these drawings show that code works and are no evidence for either.
 """
 
 from collections import Counter
@@ -110,7 +114,7 @@ OTHER_MICROSCOPE = replace(
 )  # fmt: skip
 
 LISC = Laboratory(
-    light=(180, 183, 167), light_spread=(6, 6, 6), tint=(1.05, 1.14, 1.06), haemoglobin=(0.90, 1.05, 0.64),
+    light=(188, 188, 171), light_spread=(6, 6, 6), tint=(1.04, 1.15, 1.10), haemoglobin=(0.90, 1.05, 0.64),
     variation=(0.08, 0.10), scale=(0.86, 1.0), blur=(1.0, 1.6), sharpening=(0.0, 0.2), noise=(2.5, 4.0),
     quality=(60, 75), red_cells=(10, 22),
 )  # fmt: skip
