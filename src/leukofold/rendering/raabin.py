@@ -10,8 +10,8 @@ that each has at least 11 % and can be learnt from a few hundred images. And all
 most of the real basophils and eosinophils come from a few smears of their own.
 
 Light, stain, optics and magnification set the laboratories apart. They were settled by looking at cells and by trying
-small networks, until batch normalisation lost more than group normalisation did, as published for real images: scores on
-these drawings show that code works and are no evidence for either.
+small networks, until batch normalisation lost more than group normalisation did, as published for real images. Scores
+on these drawings show that code works; they are no evidence for either.
 """
 
 from collections import Counter
