@@ -288,7 +288,7 @@ def test_earlier_rendered_folder_is_replaced_but_nothing_else(tmp_path: Path) ->
         ("cnmc", {"patients": 5}, "render.patients"),
         ("cnmc", {"images": 20, "patients": 40}, "render.images"),
         ("cnmc", {"near_duplicates": 500}, "render.near_duplicates"),
-        ("raabin", {}, "wbcbench, cnmc"),
+        ("lisc", {}, "wbcbench, cnmc"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_in_one_line(
