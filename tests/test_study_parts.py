@@ -186,7 +186,7 @@ def test_published_intervals_stand_beside_ours() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"on": ["TestA", "LIS"]}, "on: part 'LIS' is unknown; did you mean 'LISC'"),
+        ({"on": ["TestA", "LIS"]}, "on: 'LIS' is unknown; did you mean 'LISC'"),
         ({"look_at": {"levels": {"model": "bm"}, "on": "LISC"}}, "look_at: level of model 'bm' is unknown"),
         ({"look_at": {"levels": {}, "on": "LISC"}}, "look_at: levels: no 'model'"),
         ({"look_at": {"levels": {"model": "bn"}, "on": "TestB"}}, "look_at: on: 'TestB' is unknown"),

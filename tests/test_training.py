@@ -68,6 +68,7 @@ def test_a_run_leaves_everything_that_its_folder_promises(rendered_wbcbench: Pat
                 "label",
                 "logits",
                 "single_view",
+                "split",
             ]
             assert oof["logits"].dtype == np.float32
             assert oof["image_id"].tolist() == split.image_id[split.fold == k].tolist()

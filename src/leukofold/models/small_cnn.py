@@ -7,9 +7,10 @@ says no more): four blocks of convolution, batch normalisation, ReLU and maximum
 from typing import Any
 
 import torch
-from timm.layers.classifier import ClassifierHead
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
+
+from leukofold.models.pooled import PooledNetwork
 
 WIDTHS = (32, 64, 128, 256)
 
@@ -17,7 +18,7 @@ default_cfgs = generate_default_cfgs({"small_cnn": {"input_size": (3, 224, 224),
 """What timm looks for beside a model's function: there are no pretrained weights."""
 
 
-class SmallCNN(nn.Module):
+class SmallCNN(PooledNetwork):
     """Four blocks, each halving the image, then the mean over all places; .39 million parameters.
 
     Args:
@@ -30,7 +31,7 @@ class SmallCNN(nn.Module):
     def __init__(
         self, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0, global_pool: str = "avg"
     ) -> None:
-        super().__init__()
+        super().__init__(WIDTHS[-1], num_classes, drop_rate, global_pool)
         blocks, width = [], in_chans
         for wider in WIDTHS:
             blocks.append(
@@ -43,9 +44,6 @@ class SmallCNN(nn.Module):
             )
             width = wider
         self.blocks = nn.Sequential(*blocks)
-        self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = width
-        self.head = ClassifierHead(width, num_classes, pool_type=global_pool, drop_rate=drop_rate)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Tells timm which stage a parameter belongs to; the first block is the stem."""
@@ -55,15 +53,6 @@ class SmallCNN(nn.Module):
         """Returns the last feature map, n x 256 x S/16 x S/16."""
         maps: torch.Tensor = self.blocks(images)
         return maps
-
-    def forward_head(self, maps: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Pools a feature map, and classifies unless ``pre_logits``."""
-        found: torch.Tensor = self.head(maps, pre_logits=pre_logits)
-        return found
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns n x num_classes logits, or n x 256 features."""
-        return self.forward_head(self.forward_features(images))
 
 
 @register_model

@@ -6,10 +6,10 @@ It is small, and has no normalisation at all: what becomes of a network without 
 from typing import Any
 
 import torch
-from timm.layers.classifier import ClassifierHead
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from torch import nn
 from torchvision.models import squeezenet1_1 as torchvision_squeezenet  # type: ignore[import-untyped]
+
+from leukofold.models.pooled import PooledNetwork
 
 WIDTH = 512
 
@@ -27,7 +27,7 @@ default_cfgs = generate_default_cfgs(
 """What timm looks for beside a model's function; weights are torchvision's, from a local file."""
 
 
-class SqueezeNet(nn.Module):
+class SqueezeNet(PooledNetwork):
     """Torchvision's feature maps, then the mean over all places; .72 million parameters without classifier.
 
     Args:
@@ -40,13 +40,10 @@ class SqueezeNet(nn.Module):
     def __init__(
         self, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0, global_pool: str = "avg"
     ) -> None:
-        super().__init__()
+        super().__init__(WIDTH, num_classes, drop_rate, global_pool)
         if in_chans != 3:
             raise ValueError(f"squeezenet1_1 takes 3 channels, not {in_chans}")
         self.features = torchvision_squeezenet(weights=None).features
-        self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = WIDTH
-        self.head = ClassifierHead(WIDTH, num_classes, pool_type=global_pool, drop_rate=drop_rate)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Tells timm which stage a parameter belongs to; the first convolution is the stem."""
@@ -56,15 +53,6 @@ class SqueezeNet(nn.Module):
         """Returns the last feature map, n x 512 x about S/16 x S/16."""
         maps: torch.Tensor = self.features(images)
         return maps
-
-    def forward_head(self, maps: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Pools a feature map, and classifies unless ``pre_logits``."""
-        found: torch.Tensor = self.head(maps, pre_logits=pre_logits)
-        return found
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns n x num_classes logits, or n x 512 features."""
-        return self.forward_head(self.forward_features(images))
 
 
 @register_model

@@ -212,7 +212,7 @@ def _check_runs(study: Study, path: Path, runs: Sequence[StudyRun]) -> None:
         if on == "holdout":
             raise UserError(f"{path}: on: holdout: no run has a hold-out; set folds.holdout")
         parts = [part for run in runs for part in held_out_parts(run.config)]
-        need_known(f"{path}: on: part", on, [*SCORED_ON, *dict.fromkeys(parts)])
+        need_known(f"{path}: on:", on, [*SCORED_ON, *dict.fromkeys(parts)])
     for on in study.maps.on if study.maps else ():
         parts = [part for run in runs for part in held_out_parts(run.config)]
         need_known(f"{path}: maps: on: part", on, list(dict.fromkeys(parts)))
