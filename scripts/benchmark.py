@@ -87,13 +87,14 @@ def _compare_sources(frame: "pd.DataFrame", config: "ImageConfig", folder: Path)
     """Times the cache against the files, at one setting of the preparation."""
     from leukofold.augment import Augmentation
     from leukofold.images.cache import open_cache
+    from leukofold.images.cellimages import CellImages
     from leukofold.images.preparing import Preparation
     from leukofold.images.reading import read_image
     from leukofold.loaders import CellDataset
 
     preparation, augmentation = Preparation(config, lambda image: image), Augmentation(config.augment)
     timed("building the cache, all cores, once", len(frame), lambda: open_cache(frame, preparation, "", folder, False))
-    dataset = CellDataset(open_cache(frame, preparation, "", folder, False), frame, augmentation)
+    dataset = CellDataset(CellImages([open_cache(frame, preparation, "", folder, False)]), frame, augmentation)
     rows = range(0, len(frame), 3)
     timed("from the cache, every epoch", len(rows), lambda: [dataset[(row, row)] for row in rows])
     timed(

@@ -34,13 +34,14 @@ def main() -> None:
 
     config = load_config(arguments.config or [DEFAULT_CONFIG], arguments.overrides)
 
+    from leukofold.cells import image_files
     from leukofold.duplicates import describe, duplicate_report, find_duplicates
     from leukofold.experiment import read_cells
     from leukofold.files import write_text
     from leukofold.images.reading import survey_images
 
     table = read_cells(config)
-    hashes = survey_images(table.frame, config.data.cache)
+    hashes = survey_images(image_files(table.frame), config.data.cache)
     pairs = find_duplicates(table.frame, hashes, config.data.cache)
     report = duplicate_report(table.frame, table.class_names, pairs)
     out = arguments.out or Path(f"duplicates-{config.data.competition}.csv")

@@ -6,10 +6,11 @@
         --images cells.csv --out predictions.csv
 
 Behaviours: reads oof/<run>/fold*/best.safetensors of all complete folds and the images of the folder (or of the
-column path of the CSV): first it checks that all are readable, then each is decoded once for all networks and views.
-(Runs with inference.batch_statistics: domain first estimate these on all images, once for each network: what they
-predict of an image depends on the others.) Creates --out: path, prediction and a probability per class. Logits are
-averaged over test-time views and folds, then over runs. On GPUs it computes in bf16.
+column path of the CSV; for runs on several images of a cell, of a folder or a column for each modality): first it
+checks that all are readable, then each is decoded once for all networks and views. (Runs with
+inference.batch_statistics: domain first estimate these on all images, once for each network: what they predict of an
+image depends on the others.) Creates --out: path, prediction and a probability per class. Logits are averaged over
+test-time views and folds, then over runs. On GPUs it computes in bf16.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def main() -> None:
     """Entry point."""
     arguments = parse_arguments()
 
-    from leukofold.prediction import list_images, load_members, predict_images, write_predictions
+    from leukofold.prediction import list_images, load_members, predict_images, seen_by, write_predictions
     from leukofold.runs import RUNS
     from leukofold.training.launch import joined_processes, main_first, make_inference_accelerator
 
@@ -51,15 +52,17 @@ def main() -> None:
     with joined_processes():
         accelerator = make_inference_accelerator(arguments.precision)
         members = load_members(arguments.run, accelerator.device, RUNS)
-        paths = main_first(accelerator, lambda: list_images(arguments.images, check=accelerator.is_main_process))
-        logits = predict_images(members, paths, accelerator, arguments.batch_size, None, arguments.crop_of)
+        seen, first = seen_by(members), accelerator.is_main_process
+        files = main_first(accelerator, lambda: list_images(arguments.images, seen, check=first))
+        logits = predict_images(members, files, accelerator, arguments.batch_size, None, arguments.crop_of)
     if accelerator.is_main_process:
-        write_predictions(arguments.out, paths, logits, members[0].class_names)
+        write_predictions(arguments.out, files.iloc[:, 0].tolist(), logits, members[0].class_names)
         networks = sum(len(member.networks) for member in members)
         drawn = [member.name for member in members if member.rendered]
         if drawn:
             print(f"trained on RENDERED images, its predictions say nothing about patients: {', '.join(drawn)}")
-        print(f"{len(paths)} images, {networks} networks of {len(members)} run(s): {arguments.out}")
+        what = "cells" if seen else "images"
+        print(f"{len(files)} {what}, {networks} networks of {len(members)} run(s): {arguments.out}")
 
 
 if __name__ == "__main__":

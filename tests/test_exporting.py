@@ -84,7 +84,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Classifier
 def test_one_networks_graph_computes_what_pytorch_does(exported: tuple[Path, Classifier], n: int) -> None:
     classifier, expected = OnnxClassifier(exported[0], threads=1), mean_logits([exported[1]], IMAGES[:n])
     assert classifier.session.get_session_options().intra_op_num_threads == 1
-    assert classifier.size == SIZE
+    assert classifier.shape == (3, SIZE, SIZE)
     assert classifier.class_names == ["hem", "all"]
     logits = classifier.logits(IMAGES[:n])
     assert logits == pytest.approx(expected, abs=1e-5)

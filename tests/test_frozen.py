@@ -100,7 +100,7 @@ def test_cached_features_are_those_of_the_augmented_images_and_of_every_view(
     assert features.array.shape == (len(experiment.labelled) + len(experiment.test), 8, 96)
     network = trainer.network.eval()
     image_id = str(experiment.test.image_id.iloc[3])
-    pixels = np.asarray(experiment.images.pixels[experiment.images.rows([image_id])[0]])
+    pixels = experiment.images.channels(experiment.images.rows([image_id]))[0]
     plain = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
     with torch.inference_mode():
         expected = network.embed(torch.rot90(plain, 1, dims=(2, 3)))[0]
@@ -110,7 +110,7 @@ def test_cached_features_are_those_of_the_augmented_images_and_of_every_view(
     views = {tuple(np.round(trainer.loader.dataset[(0, seed)]["image"].numpy(), 5)) for seed in range(8)}
     assert len(views) == 2
     assert tuple(np.round(item["image"].numpy(), 5)) in views
-    raw = experiment.images.pixels[experiment.images.rows([str(trainer.train_frame.image_id.iloc[0])])[0]]
+    raw = experiment.images.channels(experiment.images.rows([str(trainer.train_frame.image_id.iloc[0])]))[0]
     assert not np.array_equal(Augmentation(config.image.augment)(raw.copy(), 1), raw)
 
 
@@ -122,7 +122,7 @@ def test_a_head_trained_on_cached_features_scores_images_alike(rendered_cnmc: Pa
     loaded = load_run(run)
     network = load_network(config, run.fold(0), 2, torch.device("cpu"))
     rows = experiment.images.rows(loaded.oof.image_id.tolist())
-    pixels = torch.from_numpy(experiment.images.pixels[rows].transpose(0, 3, 1, 2).copy())
+    pixels = torch.from_numpy(experiment.images.channels(rows).transpose(0, 3, 1, 2).copy())
     with torch.inference_mode():
         assert loaded.oof.single_view == pytest.approx(network(pixels).numpy(), abs=1e-4)
     history = pd.read_csv(run.fold(0).history)

@@ -112,7 +112,7 @@ def make_run(
         oof = Predictions.of(split.iloc[rows], both, names, labelled=True)
         run.finish_fold(k, oof, Predictions.of(test, both[:1], names, labelled=False), {"macro_f1": 0.9})
     for k in trained if embedded else ():
-        ids, images = split.image_id[split.fold == k], reopen(load_run(run)).images().folder.name
+        ids, images = split.image_id[split.fold == k], reopen(load_run(run)).images().key
         vectors = rng.normal(size=(len(ids), 8)).astype(np.float32) + 3
         np.savez(run.fold(k).embeddings, image_id=ids.to_numpy(dtype=str), images=images, embeddings=vectors)
     return run

@@ -11,7 +11,8 @@ import torch
 from leukofold.augment import Augmentation, build_transform
 from leukofold.config import ImageConfig, SamplerConfig, Transform
 from leukofold.errors import UserError
-from leukofold.images.cache import ImageCache, open_cache
+from leukofold.images.cache import open_cache
+from leukofold.images.cellimages import CellImages
 from leukofold.images.preparing import Preparation
 from leukofold.loaders import CellDataset, make_loader
 from leukofold.sampling import EpochSampler
@@ -29,13 +30,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def cache(images: pd.DataFrame) -> ImageCache:
+def cache(images: pd.DataFrame) -> CellImages:
     """Their cache at 32 pixels."""
     preparation = Preparation(ImageConfig(size=32), lambda image: image)
-    return open_cache(images, preparation, "none", Path(images.path[0]).parent / "cache", progress=False)
+    return CellImages([open_cache(images, preparation, "none", Path(images.path[0]).parent / "cache", progress=False)])
 
 
-def epochs(images: pd.DataFrame, cache: ImageCache, workers: int) -> list[torch.Tensor]:
+def epochs(images: pd.DataFrame, cache: CellImages, workers: int) -> list[torch.Tensor]:
     """Loads three epochs of augmented images, as training does."""
     dataset = CellDataset(cache, images, Augmentation(ImageConfig().augment))
     sampler = EpochSampler(images.label.to_numpy(), 3, 4, 1, SamplerConfig(), seed=5)
@@ -47,7 +48,7 @@ def epochs(images: pd.DataFrame, cache: ImageCache, workers: int) -> list[torch.
     return loaded
 
 
-def test_the_number_of_workers_changes_nothing_and_epochs_differ(images: pd.DataFrame, cache: ImageCache) -> None:
+def test_the_number_of_workers_changes_nothing_and_epochs_differ(images: pd.DataFrame, cache: CellImages) -> None:
     alone = epochs(images, cache, 0)
     for workers in (1, 2):
         assert all(torch.equal(a, b) for a, b in zip(alone, epochs(images, cache, workers), strict=True))
@@ -57,13 +58,13 @@ def test_the_number_of_workers_changes_nothing_and_epochs_differ(images: pd.Data
     assert len(torch.unique(everything, dim=0)) == len(everything)  # neither workers nor epochs repeat each other
 
 
-def test_augmentation_leaves_the_cache_as_it_is(images: pd.DataFrame, cache: ImageCache) -> None:
-    before = cache.pixels.copy()
+def test_augmentation_leaves_the_cache_as_it_is(images: pd.DataFrame, cache: CellImages) -> None:
+    before = cache.caches[0].pixels.copy()
     epochs(images, cache, 0)
-    assert np.array_equal(cache.pixels, before)
+    assert np.array_equal(cache.caches[0].pixels, before)
 
 
-def test_evaluation_images_are_in_order_and_not_augmented(images: pd.DataFrame, cache: ImageCache) -> None:
+def test_evaluation_images_are_in_order_and_not_augmented(images: pd.DataFrame, cache: CellImages) -> None:
     shuffled = images.iloc[::-1].reset_index(drop=True)  # rows are found by their ids
     batches = list(make_loader(CellDataset(cache, shuffled), 2, batch_size=5))
     assert torch.cat([batch["row"] for batch in batches]).tolist() == list(range(12))

@@ -57,7 +57,7 @@ def test_a_machine_leaves_the_files_of_a_run(trained: tuple[Config, LoadedRun]) 
         part = fold.predictions("oof")
         assert np.array_equal(part.logits, part.single_view)
         train, held_out = experiment.fold_rows(k)
-        pixels = experiment.images.pixels
+        pixels = experiment.images.caches[0].pixels
         features, wanted = (
             np.stack([measure(pixels[row]) for row in experiment.images.rows(ids.image_id.tolist())])
             for ids in (train, held_out)

@@ -65,9 +65,10 @@ def test_the_test_images_get_the_logits_that_the_runs_gave_them(
     members = load_members(["small", "large"], accelerator.device, trained.work / "oof")
     assert [len(member.networks) for member in members] == [2, 1]
     assert [len(member.views) for member in members] == [8, 6]
-    paths = list_images(trained.images)
+    files = list_images(trained.images)
+    paths = files.path.tolist()
     monkeypatch.setattr("leukofold.prediction.read_image", counting)
-    logits = predict_images(members, paths, accelerator, 5, 0)
+    logits = predict_images(members, files, accelerator, 5, 0)
     assert sorted(decoded) == sorted(paths)  # one decode for three networks and all views
     small = [RunFolder("small", trained.work / "oof").fold(k).predictions("test") for k in (0, 1)]
     large = RunFolder("large", trained.work / "oof").fold(1).predictions("test")
@@ -112,7 +113,7 @@ def test_sub_folders_are_searched_and_other_files_passed_over(trained: Trained, 
     shutil.copy(source, tmp_path / "a" / "b" / "X.JPG")
     shutil.copy(source, tmp_path / "z.jpg")
     (tmp_path / "a" / "notes.txt").write_text("x")
-    assert list_images(tmp_path) == [f"{tmp_path.as_posix()}/a/b/X.JPG", f"{tmp_path.as_posix()}/z.jpg"]
+    assert list_images(tmp_path).path.tolist() == [f"{tmp_path.as_posix()}/a/b/X.JPG", f"{tmp_path.as_posix()}/z.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_the_images_are_found_again_in_trainings_own_cache(finished: LoadedRun) 
     before = sorted(path.name for path in images.iterdir())
     cache = reopen(finished).images()
     assert sorted(path.name for path in images.iterdir()) == before
-    assert cache.pixels.shape[1:] == (32, 32, 3)
+    assert cache.of_cell(0).shape[1:] == (32, 32, 3)
 
 
 def test_embeddings_are_the_features_of_the_network_that_has_not_seen_the_image(finished: LoadedRun) -> None:
@@ -64,7 +64,7 @@ def test_embeddings_are_the_features_of_the_network_that_has_not_seen_the_image(
     for row in (0, 7, 40):
         network = reopened.network(int(finished.folds[row]), torch.device("cpu"))
         assert isinstance(network, Classifier)
-        pixels = np.array(cache.pixels[cache.rows([str(finished.oof.image_id[row])])])
+        pixels = cache.channels(cache.rows([str(finished.oof.image_id[row])]))
         images = torch.from_numpy(pixels.transpose(0, 3, 1, 2))
         with torch.inference_mode():
             expected = network.backbone(network.normalise(images))

@@ -271,7 +271,7 @@ def test_every_part_is_scored_with_its_own_batch_statistics(laboratories: Path, 
     for kind, part in (("oof", "TestA"), ("holdout", "LISC"), ("holdout", "TestB")):
         found = adapted.fold(0).predictions(kind)
         own = found.rows(found.split == part)
-        pixels = experiment.images.pixels[experiment.images.rows(own.image_id.tolist())]
+        pixels = experiment.images.channels(experiment.images.rows(own.image_id.tolist()))
         images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
         copied = copy.deepcopy(network)
         adapt_batch_statistics(copied, [images], prior=4)
@@ -282,7 +282,7 @@ def test_every_part_is_scored_with_its_own_batch_statistics(laboratories: Path, 
     # new images are a laboratory of their own
     paths = sorted(path.as_posix() for path in (laboratories / "input/LISCCropped").rglob("*.png"))
     members = load_members(["adapted"], torch.device("cpu"), tmp_path / "oof")
-    logits = predict_images(members, paths, make_inference_accelerator(None), 64, 0)
+    logits = predict_images(members, pd.DataFrame({"path": paths}), make_inference_accelerator(None), 64, 0)
     holdout = adapted.fold(0).predictions("holdout")
     by_path = experiment.labelled.set_index("path").image_id
     order = [holdout.image_id.tolist().index(by_path[path]) for path in paths]
@@ -331,7 +331,7 @@ def test_group_normalisation_is_trained_kept_and_loaded(laboratories: Path, tmp_
     assert {norm.num_groups for norm in norms} == {8}
     experiment = open_experiment(config, run, progress=False)
     oof = run.fold(0).predictions("oof")
-    pixels = experiment.images.pixels[experiment.images.rows(oof.image_id.tolist())]
+    pixels = experiment.images.channels(experiment.images.rows(oof.image_id.tolist()))
     with torch.inference_mode():
         logits = network(torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))))
     assert oof.logits == pytest.approx(logits.numpy(), abs=1e-5)
@@ -441,13 +441,13 @@ def test_new_images_get_the_crop_that_is_asked_for(laboratories: Path, tmp_path:
     expected = holdout.rows(holdout.split == "LISC")
     members = load_members(["shift"], torch.device("cpu"), tmp_path / "oof")
     accelerator = make_inference_accelerator(None)
-    found = predict_images(members, rows.path.tolist(), accelerator, 64, 0, split="LISC")
+    found = predict_images(members, rows[["path"]], accelerator, 64, 0, split="LISC")
     order = [rows.image_id.tolist().index(name) for name in expected.image_id]
     assert found[order] == pytest.approx(expected.logits, abs=1e-4)
-    plain = predict_images(members, rows.path.tolist(), accelerator, 64, 0)
+    plain = predict_images(members, rows[["path"]], accelerator, 64, 0)
     assert np.abs(plain[order] - expected.logits).max() > 1e-2
     with pytest.raises(UserError, match=r"--crop-of TestA: no run has a crop of that name .*; there are LISC"):
-        predict_images(members, rows.path.tolist(), accelerator, 64, 0, split="TestA")
+        predict_images(members, rows[["path"]], accelerator, 64, 0, split="TestA")
 
 
 def test_stain_normalisation_is_part_of_what_is_cached(laboratories: Path, tmp_path: Path) -> None:

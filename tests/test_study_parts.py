@@ -354,7 +354,7 @@ def test_maps_of_adapted_networks_are_of_adapted_features(laboratories: Path) ->
     experiment = open_experiment(grid.runs[1].config, folder, progress=False)
     network = load_network(grid.runs[1].config, folder.fold(0), 5, torch.device("cpu"))
     lisc = experiment.labelled.image_id[experiment.labelled.split == "LISC"].tolist()
-    pixels = experiment.images.pixels[experiment.images.rows(lisc)]
+    pixels = experiment.images.channels(experiment.images.rows(lisc))
     images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
     adapt_batch_statistics(network, [images], prior=0)  # all of the laboratory, not only the cells on the map
     with torch.inference_mode():

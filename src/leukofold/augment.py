@@ -1,4 +1,4 @@
-"""Augmenting training images, with albumentations.
+"""Augmenting training images, with albumentations, and torchvision's RandAugment among its transforms.
 
 Every training sample brings its own seed (see ``sampling.EpochSampler``), so neither the number of
 workers nor their lifetime changes or repeats an augmentation.
@@ -15,8 +15,8 @@ import numpy as np
 from leukofold.config import Transform
 from leukofold.errors import UserError
 
-STAINS = "HEDJitter"
-"""The one transform of our own, see ``leukofold.stain_augmentation``."""
+OWN = ("HEDJitter", "RandAugment")
+"""Transforms that are not albumentations': see ``leukofold.stain_augmentation`` and ``leukofold.rand_augment``."""
 
 
 class Augmentation:
@@ -32,19 +32,20 @@ class Augmentation:
     def __init__(self, transforms: Sequence[Transform]) -> None:
         self.compose = A.Compose([build_transform(spec) for spec in transforms])
 
-    def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
-        """Augments one image.
+    def __call__(self, images: np.ndarray, seed: int) -> np.ndarray:
+        """Augments the images of one cell, all in the same way, so that they stay registered.
 
         Args:
-            image: S x S x 3 uint8, RGB.
-            seed: What its augmentation is drawn from.
+            images: M x S x S x 3 uint8, RGB.
+            seed: What the augmentation is drawn from.
 
         Returns:
-            S x S x 3 uint8.
+            M x S x S x 3 uint8.
         """
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        augmented: np.ndarray = self.compose(image=image)["image"]
-        return augmented
+        if len(images) == 1:
+            return np.asarray(self.compose(image=images[0])["image"])[None]
+        return np.asarray(self.compose(images=images)["images"])
 
 
 def build_transform(spec: Transform) -> A.BasicTransform:
@@ -62,12 +63,16 @@ def build_transform(spec: Transform) -> A.BasicTransform:
     known = {
         name: kind for name, kind in vars(A).items() if isinstance(kind, type) and issubclass(kind, A.BasicTransform)
     }
-    if spec.name == STAINS:
+    if spec.name == "HEDJitter":
         from leukofold.stain_augmentation import HEDJitter  # here, as scikit-image takes time to load
 
-        known[STAINS] = HEDJitter
+        known[spec.name] = HEDJitter
+    if spec.name == "RandAugment":
+        from leukofold.rand_augment import RandAugment  # here, as torchvision does
+
+        known[spec.name] = RandAugment
     if spec.name not in known:
-        near = difflib.get_close_matches(spec.name, [*known, STAINS], n=1)
+        near = difflib.get_close_matches(spec.name, [*known, *OWN], n=1)
         hint = f"did you mean '{near[0]}'?" if near else "see the albumentations documentation"
         raise UserError(f"image.augment: albumentations {A.__version__} has no transform '{spec.name}'; {hint}")
     arguments = {

@@ -28,7 +28,7 @@ from filelock import FileLock
 
 from leukofold.augment import Augmentation
 from leukofold.config import Config
-from leukofold.images.cache import ImageCache
+from leukofold.images.cellimages import CellImages
 from leukofold.inference import View, score_rows, tta_views
 from leukofold.loaders import CellDataset, SizedDataset, make_loader
 from leukofold.models.classifier import Classifier
@@ -77,7 +77,7 @@ class FeatureDataset(SizedDataset):
 class _AugmentedViews(SizedDataset):
     """Brings the same augmented views of each image, whenever they are asked for."""
 
-    def __init__(self, images: ImageCache, frame: pd.DataFrame, augmentation: Augmentation, count: int) -> None:
+    def __init__(self, images: CellImages, frame: pd.DataFrame, augmentation: Augmentation, count: int) -> None:
         self.cells = CellDataset(images, frame, augmentation)
         self.ids = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in frame.image_id]
         self.count = count
@@ -87,7 +87,7 @@ class _AugmentedViews(SizedDataset):
         return len(self.cells)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """Brings ``image`` (V x 3 x S x S uint8) and ``row``."""
+        """Brings ``image`` (V x 3M x S x S uint8) and ``row``."""
         seeds = np.random.SeedSequence([VIEW_STREAM, self.ids[row]]).generate_state(self.count, np.uint64) >> 1
         views = [self.cells[(row, int(seed))]["image"] for seed in seeds]
         return {"image": torch.stack(views), "row": row}
@@ -103,7 +103,7 @@ def feature_views(count: int) -> list[View]:
 
 
 def augmented_features(
-    network: Classifier, config: Config, images: ImageCache, frame: pd.DataFrame, accelerator: Accelerator
+    network: Classifier, config: Config, images: CellImages, frame: pd.DataFrame, accelerator: Accelerator
 ) -> RowMap:
     """Opens the features of augmented views, after computing them where they are not there yet.
 
@@ -134,7 +134,7 @@ def augmented_features(
 
 
 def scoring_features(
-    network: Classifier, config: Config, images: ImageCache, frame: pd.DataFrame, accelerator: Accelerator
+    network: Classifier, config: Config, images: CellImages, frame: pd.DataFrame, accelerator: Accelerator
 ) -> RowMap:
     """Opens the features of the views that scoring takes, the image as it is first; as ``augmented_features``."""
     views = tta_views(config.inference)
@@ -166,10 +166,10 @@ class _Source:
     made_of: dict[str, Any]
 
 
-def _open(network: Classifier, config: Config, images: ImageCache, source: _Source, accelerator: Accelerator) -> RowMap:
+def _open(network: Classifier, config: Config, images: CellImages, source: _Source, accelerator: Accelerator) -> RowMap:
     """Opens a folder of features; one command computes it, on all its processes, and others wait."""
     made_of = {
-        "images": images.folder.name,
+        "images": images.key,
         "image_ids": hashlib.sha256("\n".join(source.frame.image_id).encode()).hexdigest(),
         "backbone": config.model.backbone,
         "weights": _weights_digest(network),

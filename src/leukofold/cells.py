@@ -1,9 +1,12 @@
-"""The table of cells: one row per image, the same for every competition.
+"""The table of cells: one row per cell, the same for every competition.
 
-Everything after the competition's reader (folds, loaders, training, blending) sees only this table.
+Everything after the competition's reader (folds, loaders, training, blending) sees only this table. Most data have one
+image of a cell, so that "image" and "cell" mean the same. Where there are several (modalities: a fluorescence image,
+bright-field images), the table has a further column for the files of each, ``path:<modality>``; ``path`` is the first.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -25,14 +28,16 @@ COLUMNS = {
     "split": str,  # the competition's own name of the part it belongs to
 }
 
+FILES_OF = "path:"  # and a modality: the column of its files
+
 
 @dataclass(frozen=True)
 class CellTable:
     """Cells of one competition.
 
     Attributes:
-        frame: One row per image with the columns of ``COLUMNS``; the test set in the order of the
-            competition's own list.
+        frame: One row per cell with the columns of ``COLUMNS``, and ``path:<modality>`` for each modality where there
+            are several images of a cell; the test set in the order of the competition's own list.
         class_names: The K classes in the order of the label indices.
     """
 
@@ -47,8 +52,9 @@ class CellTable:
             ValueError: Columns, labels or groups do not keep the contract.
         """
         frame = self.frame
-        if list(frame.columns) != list(COLUMNS):
-            raise ValueError(f"columns {list(frame.columns)}, expected {list(COLUMNS)}")
+        expected = [*COLUMNS, *(FILES_OF + name for name in modalities(frame))]
+        if list(frame.columns) != expected:
+            raise ValueError(f"columns {list(frame.columns)}, expected {expected}")
         twice = frame.image_id[frame.image_id.duplicated()]
         if len(twice):
             raise UserError(f"{len(twice)} image ids stand twice in the input, {twice.iloc[0]} first; keep one of each")
@@ -60,8 +66,14 @@ class CellTable:
     @classmethod
     def from_columns(cls, class_names: Sequence[str], **columns: Iterable[object]) -> "CellTable":
         """Builds a table from one sequence per column, in the types of ``COLUMNS``."""
-        frame = pd.DataFrame({name: pd.Series(list(columns[name]), dtype=kind) for name, kind in COLUMNS.items()})
+        kinds = {**COLUMNS, **{name: str for name in columns if name.startswith(FILES_OF)}}
+        frame = pd.DataFrame({name: pd.Series(list(columns[name]), dtype=kind) for name, kind in kinds.items()})
         return cls(frame, tuple(class_names))
+
+    @property
+    def knows_patients(self) -> bool:
+        """Whether groups are more than the names of single cells."""
+        return bool((self.labelled.group != self.labelled.image_id).any())
 
     @property
     def is_labelled(self) -> np.ndarray:
@@ -95,3 +107,31 @@ class CellTable:
         for column in ("image_id", "bytes", "label", "group", "source", "is_external", "split"):
             digest.update("\n".join(self.frame[column].astype(str)).encode())
         return digest.hexdigest()[:16]
+
+
+def modalities(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Returns the modalities of a table's cells; none where a cell has one image."""
+    return tuple(name.removeprefix(FILES_OF) for name in frame.columns if name.startswith(FILES_OF))
+
+
+def image_files(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns one row per image file: the table itself, or all cells' files of the first modality, then of the next.
+
+    Args:
+        frame: n rows of a ``CellTable`` with M modalities.
+
+    Returns:
+        M n rows with the columns of ``COLUMNS``; ``bytes`` is the file's size. Row i is of cell i modulo n.
+    """
+    names = modalities(frame)
+    if not names:
+        return frame
+    parts = [of_modality(frame, name) for name in names]
+    return pd.concat(
+        [part.assign(bytes=[os.stat(path).st_size for path in part.path]) for part in parts], ignore_index=True
+    )
+
+
+def of_modality(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Returns the cells with one modality's files alone, with the columns of ``COLUMNS``."""
+    return frame[list(COLUMNS)].assign(path=frame[FILES_OF + name])

@@ -64,6 +64,10 @@ class DataConfig(Section):
     splits: tuple[str, ...] | None = Field(
         None, min_length=1, description="the competition's splits whose labelled images are used; null: all"
     )
+    modalities: tuple[str, ...] | None = Field(
+        None, min_length=1, description="where there are several images of a cell: those that the network sees, in "
+        "this order; null: all",
+    )  # fmt: skip
     external: Annotated[
         dict[str, ExternalConfig],
         BeforeValidator(lambda given: _without_false(given)),  # so that a delta can drop what it extends
@@ -244,6 +248,12 @@ class ModelConfig(Section):
     pretrained: bool | Path = Field(True, description="true: the hub's weights; false: none; or a local weights file")
     head: Literal["linear", "mlp"] = Field("linear", description="mlp: blocks of Linear-ReLU-Dropout, then Linear")
     hidden: tuple[int, ...] = Field((512, 256, 128, 64), description="widths of the mlp head's blocks")
+    fusion: Literal["early", "mimo"] = Field(
+        "early",
+        description="where there are several images of a cell (data.modalities), one network sees their colours side "
+        "by side; early: it has one head; mimo: a head for each image, trained on images of independent cells, "
+        "averaged where cells are scored (MM-MIMO). Late fusion is no network but a blend of runs of one image each",
+    )
     one_logit: bool = Field(False, description="two classes from one logit, a binary network, instead of from two")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate in the head")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth rate of the backbone")
@@ -292,6 +302,18 @@ class LossConfig(Section):
     )
     beta: float = Field(0.9999, ge=0, lt=1, description="effective_number's beta, apart from the sampler's")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+
+
+class DistillationConfig(Section):
+    """Knowledge distillation (Hinton et al. 2015): the loss gets T^2 KL(teacher || student), both softened by T."""
+
+    teachers: tuple[str, ...] = Field(
+        min_length=1,
+        description="runs by name, of the same data and folds: each fold is taught by their networks that have not "
+        "seen it either, live, on the same augmented images. Several teach a single head by the mean of their "
+        "probabilities; with model.fusion: mimo each teaches the head of the one image that it sees itself",
+    )
+    temperature: float = Field(4.0, gt=0, description="T, which softens: logits are divided by it before the softmax")
 
 
 class MixingConfig(Section):
@@ -434,6 +456,7 @@ class Config(Section):
     sampler: SamplerConfig = SamplerConfig()
     loss: LossConfig = LossConfig()
     mixing: MixingConfig = MixingConfig()
+    distillation: DistillationConfig | None = Field(None, description="teachers; null: none")
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     inference: InferenceConfig = InferenceConfig()
@@ -453,6 +476,17 @@ class Config(Section):
             raise ValueError("training.cached_views: needs a backbone that stays as it is; set model.frozen=[backbone]")
         if self.training.cached_views and (self.mixing.cutmix or self.mixing.mixup):
             raise ValueError("training.cached_views: features of images cannot be mixed; set mixing to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Config":
+        """Refuses heads of their own where images are mixed or features cached, and teachers of what is no network."""
+        if self.model.fusion == "mimo" and (self.training.cached_views or self.mixing.cutmix or self.mixing.mixup):
+            raise ValueError(
+                "model.fusion: mimo trains on independent cells; set training.cached_views and mixing to 0"
+            )
+        if self.distillation and (self.svm is not None or self.training.cached_views):
+            raise ValueError("distillation: teachers see the images that a network trains on; set it to null")
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """Images that stand in the table more than once: found by perceptual hash, confirmed by pixels.
 
-Found are copies that are byte-identical, encoded again, resized, moved by a few pixels, slightly blurred, noisy or
+A cell of several images (modalities) is the same as another if any of its images is. Found are copies that are
+byte-identical, encoded again, resized, moved by a few pixels, slightly blurred, noisy or
 brighter; so are two photographs of one cell where focus and cut agree well enough. Not found are copies that are
 turned, mirrored or cropped, and copies of a blank image that are not byte-identical.
 """
@@ -17,7 +18,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from leukofold.cells import UNLABELLED
+from leukofold.cells import UNLABELLED, image_files
 from leukofold.errors import UserError, name_some
 from leukofold.files import replacing
 from leukofold.images.comparing import compare_pixels
@@ -75,7 +76,7 @@ def find_duplicates(frame: pd.DataFrame, hashes: np.ndarray, cache: Path, progre
 
     Args:
         frame: n rows of a ``CellTable``.
-        hashes: n x 32 uint8, their perceptual hashes.
+        hashes: A row of 32 uint8 for each of its files (``cells.image_files``), their perceptual hashes.
         cache: Folder that keeps the pairs of sets that were compared.
         progress: Whether to show progress bars.
 
@@ -91,17 +92,21 @@ def find_duplicates(frame: pd.DataFrame, hashes: np.ndarray, cache: Path, progre
     pairs = _load_pairs(stored, frame)
     if pairs is not None:
         return pairs
-    paths = frame.path.tolist()
-    exact = _exact_pairs(frame, hashes)
-    kept = np.setdiff1d(np.arange(len(frame)), exact[:, 1])
+    files = image_files(frame)
+    paths = files.path.tolist()
+    exact = _exact_pairs(files, hashes)
+    kept = np.setdiff1d(np.arange(len(files)), exact[:, 1])
     try:
         candidates = kept[candidate_pairs(hashes[kept], HASH_DISTANCE, MOST_CANDIDATES, progress)]
     except TooManyPairsError as error:
         path = paths[kept[error.row]]
         raise UserError(f"{error}, most of them like {path}; are they blank? Remove such images") from None
+    candidates = candidates[candidates[:, 0] % len(frame) != candidates[:, 1] % len(frame)]  # of two cells
     similarity = compare_pixels(paths, candidates, progress)
     near = similarity >= SIMILARITY
-    pairs = _pair_table(frame, hashes, np.concatenate([exact, candidates[near]]), len(exact), similarity[near])
+    pairs = _pair_table(files, hashes, np.concatenate([exact, candidates[near]]), len(exact), similarity[near])
+    if len(files) > len(frame):
+        pairs = _of_cells(pairs, frame)
     with replacing(stored) as temporary:
         pairs.to_csv(temporary, index=False, lineterminator="\n")
     return pairs
@@ -257,10 +262,20 @@ def _joined(names: Sequence[str]) -> str:
     return f"{names[0]}+{len(names) - 1}-{hashlib.sha256('+'.join(names).encode()).hexdigest()[:8]}"
 
 
+def _of_cells(pairs: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Makes pairs of cells of pairs of their files, each once, by the files that are most alike."""
+    rows = np.sort(pairs[["row_a", "row_b"]].to_numpy() % len(frame), axis=1)
+    ids = frame.image_id.to_numpy(dtype=object)[rows]
+    columns = {"row_a": rows[:, 0], "row_b": rows[:, 1], "image_id_a": ids[:, 0], "image_id_b": ids[:, 1]}
+    pairs = pairs.assign(**columns).sort_values(["exact", "similarity", "distance"], ascending=[False, False, True])
+    pairs = pairs[pairs.row_a != pairs.row_b].drop_duplicates(["row_a", "row_b"])
+    return pairs.sort_values(["row_a", "row_b"], ignore_index=True).astype(PAIR_COLUMNS)
+
+
 def _digest(frame: pd.DataFrame, hashes: np.ndarray) -> str:
     """Digests all that the pairs depend on."""
     digest = hashlib.sha256(f"{VERSION} {HASH_VERSION} {HASH_DISTANCE} {SIMILARITY}".encode())
-    digest.update(files_digest(frame).encode())
+    digest.update(files_digest(image_files(frame)).encode())
     digest.update(hashes.tobytes())
     digest.update("\n".join(frame.image_id).encode())
     digest.update((frame.label.to_numpy() == UNLABELLED).tobytes())

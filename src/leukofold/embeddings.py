@@ -83,7 +83,7 @@ def embed(
         UserError: Images or weights are not there any more.
     """
     images = reopened.images()
-    made_of = {"image_id": frame.image_id.to_numpy(dtype=str), "images": np.array(images.folder.name)}
+    made_of = {"image_id": frame.image_id.to_numpy(dtype=str), "images": np.array(images.key)}
     kept = _read(path, made_of)
     if kept is not None:
         return kept

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from leukofold.cells import UNLABELLED, CellTable
+from leukofold.cells import UNLABELLED, CellTable, image_files, modalities
 from leukofold.competitions import Competition, get_competition
 from leukofold.config import Config
 from leukofold.corrections import LEAKING_LISTS, made_with, read_corrections
@@ -18,7 +18,7 @@ from leukofold.duplicates import find_duplicates, merge_groups
 from leukofold.errors import UserError
 from leukofold.external import read_source
 from leukofold.folds import HOLDOUT, NOWHERE, assign_folds, of_split, take_up_folds, training_rows
-from leukofold.images.cache import ImageCache, open_cache
+from leukofold.images.cellimages import CellImages, open_images
 from leukofold.images.preparing import Preparation
 from leukofold.images.reading import survey_images
 from leukofold.provenance import git_commit, library_versions
@@ -45,6 +45,7 @@ class Experiment:
         test: The rows to predict.
         images: Every one of these rows' images, prepared.
         duplicates: Number of pairs of images that are the same, over the whole table.
+        patients: Whether the data name patients.
         rendered: Whether the project drew the images itself.
         debug: Whether this is a few batches of everything only.
     """
@@ -58,15 +59,16 @@ class Experiment:
     folds: np.ndarray
     training_label: Mapping[int, np.ndarray]
     test: pd.DataFrame
-    images: ImageCache
+    images: CellImages
     duplicates: int
+    patients: bool
     rendered: bool
     debug: bool
 
     @property
     def split_by(self) -> str:
         """What keeps training and held-out images apart: ``group``, ``split``, or ``image`` without known patients."""
-        return self.config.folds.by if self.competition.has_patients else "image"
+        return self.config.folds.by if self.patients else "image"
 
     def training_rows(self, fold: int) -> pd.DataFrame:
         """Returns what is trained on when a fold is held out, under the labels to train on; index 0..n-1."""
@@ -118,6 +120,7 @@ class Experiment:
             "rendered": self.rendered,
             "debug": self.debug,
             "split_by": self.split_by,
+            "modalities": list(self.images.modalities),
             "input": str(self.config.data.root),
             "external": sorted(self.config.data.external),
             "input_fingerprint": self.input_fingerprint,
@@ -155,6 +158,8 @@ def read_cells(config: Config, progress: bool = True) -> CellTable:
     _render(data.competition, data.root, data.render, progress)
     table = read_competition(config)
     frames = [table.frame]
+    if data.external and modalities(table.frame):
+        raise UserError("data.external: their cells have one image each, the competition's several; take it out")
     for name, source in data.external.items():
         if name == data.competition:
             raise UserError(f"data.external.{name}: is what is trained on already; take it out")
@@ -177,6 +182,13 @@ def read_competition(config: Config) -> CellTable:
         kept[table.is_labelled] = np.any(chosen, axis=0)
         table = CellTable(table.frame[kept].reset_index(drop=True), table.class_names)
     frames = [table.frame]
+    several = modalities(table.frame)
+    for name in config.data.modalities or ():
+        if name not in several:
+            known = f"there are {', '.join(several)}" if several else "its cells have one image each; leave it out"
+            raise UserError(f"data.modalities: {config.data.competition} has no '{name}'; {known}")
+    if config.data.domains and several:
+        raise UserError("data.domains: their cells have one image each, the competition's several; take it out")
     for name, domain in config.data.domains.items():
         if name in {*table.frame.split, *get_competition(config.data.competition).published_counts}:
             raise UserError(f"data.domains.{name}: the competition has a split of that name; choose another")
@@ -226,13 +238,14 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     preparation = Preparation(config.image, competition.preprocess)
     table = read_cells(config, progress)
     input_fingerprint = table.fingerprint()
-    hashes = survey_images(table.frame, data.cache, progress)
+    hashes = survey_images(image_files(table.frame), data.cache, progress)
     pairs = find_duplicates(table.frame, hashes, data.cache, progress)
     external = table.frame.is_external.to_numpy()
     grouped = table.frame.assign(group=merge_groups(table.frame.group.tolist(), pairs, external))
     units = grouped.group.to_numpy()
     if config.folds.by == "image":
         units = merge_groups(table.frame.image_id.tolist(), pairs, external)
+    patients = competition.has_patients and table.knows_patients
     table = CellTable(grouped, table.class_names)
     targets = held_out_always(config)
     labelled, test = table.labelled, table.test
@@ -248,7 +261,7 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
         training_label = {fold: label[kept] for fold, label in training_label.items()}
         epochs = min(2, config.training.epochs)
         config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
-    images = open_cache(pd.concat([labelled, test]), preparation, competition.name, data.cache, progress)
+    images = open_images(pd.concat([labelled, test]), preparation, competition.name, data, progress)
     rendered = _any_rendered(table.frame.path)
     return Experiment(
         config,
@@ -262,6 +275,7 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
         test,
         images,
         len(pairs),
+        patients,
         rendered,
         debug,
     )
@@ -332,10 +346,19 @@ def experiment_summary(experiment: Experiment) -> str:
             f"  {own.sum()} labelled images of {labelled.group[own].nunique()} groups, "
             f"{len(experiment.test)} to predict",
             f"  {classes}",
+            *_modality_lines(experiment),
             *expansion,
             f"  {experiment.config.folds.count} fold{'' if experiment.config.folds.count == 1 else 's'} by {by}{leak}",
         ]
     )
+
+
+def _modality_lines(experiment: Experiment) -> list[str]:
+    """Names the images of a cell that are seen, where there are several."""
+    seen = experiment.images.modalities
+    others = [name for name in modalities(experiment.table.frame) if name not in seen]
+    beside = f", not {', '.join(others)}" if others else ""
+    return [f"  {len(seen)} images of each cell: {', '.join(seen)}{beside}"] if seen else []
 
 
 def _holdout_lines(experiment: Experiment) -> list[str]:

@@ -110,12 +110,13 @@ class MeanOfFolds(nn.Module):
     def __init__(self, networks: Sequence[Classifier]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
+        self.channels = networks[0].channels
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores images as they are, without test-time augmentation.
 
         Args:
-            images: n x 3 x S x S uint8, RGB.
+            images: n x C x S x S uint8, RGB; of several images of a cell the colours of one after another.
 
         Returns:
             n x K each: probabilities, which are the softmax of the mean logits, and the mean logits.
@@ -157,16 +158,17 @@ class OnnxClassifier:
             raise UserError(f"{path}: not the description of an ONNX file ({error}); export it again") from None
 
     @property
-    def size(self) -> int:
-        """Side of the images, pixels."""
-        return int(self.session.get_inputs()[0].shape[2])
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: channels, and its side twice, pixels."""
+        channels, height, width = self.session.get_inputs()[0].shape[1:]
+        return int(channels), int(height), int(width)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Returns n x K float32, the mean over the folds, of n x 3 x S x S uint8 RGB images."""
+        """Returns n x K float32, the mean over the folds, of n x C x S x S uint8 RGB images."""
         return np.asarray(self.session.run(["logits"], {"images": images})[0])
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Returns n x K float32 probabilities of n x 3 x S x S uint8 RGB images."""
+        """Returns n x K float32 probabilities of n x C x S x S uint8 RGB images."""
         return np.asarray(self.session.run(["probabilities"], {"images": images})[0])
 
 
@@ -200,6 +202,7 @@ def export_run(trained: TrainedFolds, out: Path) -> dict[str, Any]:
         "rendered": metadata["rendered"],
         "test_time_augmentation": "none",
         "size": config.image.size,
+        "modalities": list(metadata.get("modalities", [])),  # older runs have none
         "before": {
             "preprocess": (inspect.getdoc(competition.preprocess) or "").splitlines()[0] if own_step else None,
             **Preparation(config.image, competition.preprocess).settings(),
@@ -217,7 +220,7 @@ def export_run(trained: TrainedFolds, out: Path) -> dict[str, Any]:
 def export_networks(networks: Sequence[Classifier], size: int, out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Writes networks as one ONNX file, once ONNX Runtime has given the logits that PyTorch gives.
 
-    The graph takes ``images`` (n x 3 x S x S uint8, RGB, any n) and gives ``probabilities`` and ``logits`` (n x K
+    The graph takes ``images`` (n x C x S x S uint8, RGB, any n) and gives ``probabilities`` and ``logits`` (n x K
     float32, see ``MeanOfFolds``). It is float32 throughout, whatever precision the networks were trained in.
 
     Args:
@@ -254,7 +257,7 @@ def export_networks(networks: Sequence[Classifier], size: int, out: Path, facts:
             )
         description = {
             **facts,
-            "inputs": {"images": ["n", 3, size, size, "uint8"]},
+            "inputs": {"images": ["n", networks[0].channels, size, size, "uint8"]},
             "outputs": {"probabilities": "softmax of the mean logits over the folds", "logits": "that mean"},
             "opset": OPSET,
             "largest_difference_to_pytorch": difference,
@@ -281,8 +284,8 @@ def largest_difference(network: MeanOfFolds, exported: OnnxClassifier) -> float:
     Returns:
         The largest difference of a logit, over the standard deviation of all of PyTorch's; 0 where none differs.
     """
-    rng, size = np.random.default_rng(0), exported.size
-    batches = [rng.integers(0, 256, (n, 3, size, size), dtype=np.uint8) for n in (1, 3)]
+    rng, shape = np.random.default_rng(0), exported.shape
+    batches = [rng.integers(0, 256, (n, *shape), dtype=np.uint8) for n in (1, 3)]
     batches[1][-1] = 0
     with torch.inference_mode():
         expected = np.concatenate([network(torch.from_numpy(batch))[1].numpy() for batch in batches])
@@ -293,7 +296,8 @@ def largest_difference(network: MeanOfFolds, exported: OnnxClassifier) -> float:
 
 def _write_graph(network: MeanOfFolds, size: int, path: Path) -> None:
     """Has PyTorch's exporter write a graph for any number of images, without the notes it takes of our source files."""
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # of one image, the exporter would take n for 1
+    channels = network.channels
+    example = torch.zeros(2, channels, size, size, dtype=torch.uint8)  # of one image, the exporter would take n for 1
     try:
         with _quiet():
             program = torch.onnx.export(

@@ -57,7 +57,7 @@ def _cell(label: str, patient: int, seed: int) -> np.ndarray:
 def _augmented(specs: Sequence[Transform], cells: list[np.ndarray], seed: int) -> list[np.ndarray]:
     """Augments each cell with a seed of its own."""
     augmentation = Augmentation(specs)
-    return [augmentation(cell, seed + column) for column, cell in enumerate(cells)]
+    return [augmentation(cell[None], seed + column)[0] for column, cell in enumerate(cells)]
 
 
 def _mixed(name: str, config: MixingConfig, cells: list[np.ndarray]) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """The loaders that bring images to the device."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -10,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from leukofold.augment import Augmentation
-from leukofold.images.cache import ImageCache
+from leukofold.images.cellimages import CellImages
 from leukofold.processes import cores_per_process
 from leukofold.sampling import EpochSampler, Key
 
@@ -26,15 +27,15 @@ class SizedDataset(Dataset[dict[str, Any]], ABC):
 
 
 class CellDataset(SizedDataset):
-    """Brings prepared images of a table, augmented in training.
+    """Brings prepared images of a table's cells, augmented in training.
 
     Args:
-        images: The image cache that holds them.
+        images: The images, M of each cell.
         frame: Rows of a ``CellTable``.
         augmentation: For training; None: the images as they are.
     """
 
-    def __init__(self, images: ImageCache, frame: pd.DataFrame, augmentation: Augmentation | None = None) -> None:
+    def __init__(self, images: CellImages, frame: pd.DataFrame, augmentation: Augmentation | None = None) -> None:
         self.images = images
         self.rows = images.rows(frame.image_id.tolist())
         self.labels = frame.label.to_numpy()
@@ -45,20 +46,59 @@ class CellDataset(SizedDataset):
         return len(self.rows)
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
-        """Brings one image.
+        """Brings one cell.
 
         Args:
             key: A row, or a row and the seed of its augmentation.
 
         Returns:
-            ``image`` (3 x S x S uint8), ``label`` and ``row``.
+            ``image`` (3M x S x S uint8: the modalities' colours one after another), ``label`` and ``row``.
         """
         row, seed = key if isinstance(key, tuple) else (key, 0)
-        image = np.asarray(self.images.pixels[self.rows[row]])
+        images = self.images.of_cell(self.rows[row])
         if self.augmentation is not None:
-            image = self.augmentation(image.copy(), seed)  # a copy: the memory map cannot be written to
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return {"image": pixels, "label": int(self.labels[row]), "row": row}
+            images = self.augmentation(images, seed)
+        return {"image": as_channels(images), "label": int(self.labels[row]), "row": row}
+
+
+class IndependentCells(SizedDataset):
+    """Brings, for each modality, another cell: what the heads of MM-MIMO are trained on, each on its own modality.
+
+    Args:
+        images: The images, M of each cell.
+        frame: Rows of a ``CellTable``.
+        augmentation: Done to each image by itself, as they are of different cells.
+    """
+
+    def __init__(self, images: CellImages, frame: pd.DataFrame, augmentation: Augmentation) -> None:
+        self.images, self.augmentation = images, augmentation
+        self.rows = images.rows(frame.image_id.tolist())
+        self.labels = torch.from_numpy(frame.label.to_numpy(dtype=np.int64, copy=True))
+
+    def __len__(self) -> int:
+        """Returns the number of cells."""
+        return len(self.rows)
+
+    def __getitem__(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """Brings an image of each of M cells.
+
+        Args:
+            keys: For each modality a row, and the seed of its augmentation.
+
+        Returns:
+            ``image`` (3M x S x S uint8), ``label`` (M) and ``row`` (M).
+        """
+        rows = [row for row, _ in keys]
+        images = [
+            self.augmentation(self.images.of_modality(self.rows[row], modality), seed)
+            for modality, (row, seed) in enumerate(keys)
+        ]
+        return {"image": as_channels(np.concatenate(images)), "label": self.labels[rows], "row": torch.tensor(rows)}
+
+
+def as_channels(images: np.ndarray) -> torch.Tensor:
+    """Brings M x S x S x 3 images to a network's order: 3M x S x S, the colours of one image after another."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(-1, *images.shape[1:3]))
 
 
 class Shuffled(SizedDataset):

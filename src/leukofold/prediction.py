@@ -3,7 +3,6 @@
 Networks that adapt their batch statistics to what they are given see all images once more before, each of them.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,9 @@ from leukofold.files import replacing
 from leukofold.images.preparing import Preparation
 from leukofold.images.reading import IMAGE_SUFFIXES, read_image, unreadable_images
 from leukofold.inference import View, adapted_copy, score_rows, tta_views, view_logits
-from leukofold.loaders import SizedDataset, make_loader
+from leukofold.loaders import SizedDataset, as_channels, make_loader
 from leukofold.models.trained import load_network, trained_config
+from leukofold.registered import lacking_modalities, listed_files, read_list, registered_files
 from leukofold.runs import RunFolder
 
 
@@ -37,6 +37,7 @@ class Member:
         class_names: K names.
         networks: One per complete fold, in evaluation mode.
         views: Its test-time augmentation.
+        modalities: The images of a cell that it sees; none where a cell has one.
         rendered: Whether it was trained on rendered images.
     """
 
@@ -45,57 +46,59 @@ class Member:
     class_names: Sequence[str]
     networks: Sequence[nn.Module]
     views: Sequence[View]
+    modalities: tuple[str, ...]
     rendered: bool
 
 
-def list_images(source: Path, check: bool = True) -> list[str]:
+def list_images(source: Path, modalities: Sequence[str] = (), check: bool = True) -> pd.DataFrame:
     """Finds the images to predict.
 
     Args:
         source: A folder, searched with all its sub-folders; or a CSV with a column ``path``, relative
-            to the CSV's own folder.
+            to the CSV's own folder. Of several images of a cell: a folder that holds one for each modality, with the
+            same names below them; or a CSV with a column for each.
+        modalities: The images of a cell that are needed; none where a cell has one.
         check: Whether to decode every image first, so that unreadable ones are told before anything is computed.
 
     Returns:
-        Paths, sorted (folder) or in the order of the CSV.
+        One row per cell, sorted (folder) or in the order of the CSV; a column ``path``, or one for each modality.
 
     Raises:
-        UserError: There are none, a listed one is not there, or some are unreadable.
+        UserError: There are none, a listed one is not there, a cell lacks one, or some are unreadable.
     """
+    names = list(modalities) or ["path"]
     if source.is_dir():
-        paths = sorted(
-            path.as_posix() for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-        )
+        files = registered_files(source, names) if modalities else _below(source)
+        cells = files.index.tolist()
     elif source.suffix.lower() == ".csv" and source.is_file():
-        paths = _listed(source)
+        table = read_list(source, names)
+        files, cells = listed_files(source, table, names), (table[names[0]]).tolist()
     else:
         raise UserError(f"--images {source}: neither a folder nor a CSV file that is there")
-    if not paths:
+    if files.empty:
         raise UserError(f"--images {source}: no image files ({' '.join(IMAGE_SUFFIXES)})")
+    lacking = lacking_modalities(cells, files)
+    if lacking and modalities:
+        raise UserError(f"{source}: {len(lacking)} of {len(files)} cells lack an image: {name_some(lacking)}")
+    if lacking:
+        absent = [cell for cell, file in zip(cells, files.path, strict=True) if not file]
+        raise UserError(f"{source}: {len(absent)} of {len(files)} images are not there: {name_some(absent)}")
+    paths = files.to_numpy().ravel().tolist()
     faults = unreadable_images(paths) if check else []
     if faults:
         raise UserError(f"--images {source}: {len(faults)} of {len(paths)} are unreadable: {name_some(faults, 5)}")
-    return paths
+    return files.reset_index(drop=True)
 
 
-def _listed(source: Path) -> list[str]:
-    """Reads the paths of a CSV."""
-    try:
-        table = pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: not a readable CSV: {error}") from None
-    if "path" not in table.columns:
-        raise UserError(f"{source}: no column 'path', only {', '.join(table.columns)}")
-    paths = [(source.parent / path).as_posix() for path in table.path]
-    twice = [path for path, times in Counter(paths).items() if times > 1]
-    if twice:
-        raise UserError(
-            f"{source}: {len(twice)} images are listed more than once: {name_some(twice)}; keep one of each"
-        )
-    absent = [path for path in paths if not Path(path).is_file()]
-    if absent:
-        raise UserError(f"{source}: {len(absent)} of {len(paths)} images are not there: {name_some(absent)}")
-    return paths
+def _below(source: Path) -> pd.DataFrame:
+    """Finds all images of a folder."""
+    paths = [path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    return pd.DataFrame({"path": sorted(path.as_posix() for path in paths)}, dtype=str)
+
+
+def seen_by(members: Sequence[Member]) -> list[str]:
+    """Returns all modalities that some runs see, each once; none where a cell has one image."""
+    return list(dict.fromkeys(name for member in members for name in member.modalities))
 
 
 def load_members(names: Sequence[str], device: torch.device, root: Path) -> list[Member]:
@@ -128,32 +131,44 @@ def load_members(names: Sequence[str], device: torch.device, root: Path) -> list
         config = trained_config(run, metadata)
         networks = [load_network(config, run.fold(k), len(metadata["class_names"]), device) for k in folds]
         members.append(
-            Member(name, config, metadata["class_names"], networks, tta_views(config.inference), metadata["rendered"])
+            Member(
+                name,
+                config,
+                metadata["class_names"],
+                networks,
+                tta_views(config.inference),
+                tuple(metadata.get("modalities", ())),  # older runs have none
+                metadata["rendered"],
+            )
         )
     return members
 
 
 class _ManySizes(SizedDataset):
-    """Decodes each image once and prepares it for every member."""
+    """Decodes each image once and prepares it for every member: by its preparation, for the modalities it sees."""
 
-    def __init__(self, paths: Sequence[str], preparations: Sequence[Preparation], split: str) -> None:
-        self.paths, self.split = paths, split
-        self.preparations = preparations
+    def __init__(self, files: pd.DataFrame, forms: Sequence[tuple[Preparation, Sequence[str]]], split: str) -> None:
+        self.files = {name: files[name].tolist() for name in files}
+        self.forms, self.split = forms, split
+        self.count = len(files)
 
     def __len__(self) -> int:
-        """Returns the number of images."""
-        return len(self.paths)
+        """Returns the number of cells."""
+        return self.count
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """Brings one image, ``images`` in as many forms as there are preparations."""
-        image = read_image(self.paths[row])
-        prepared = [preparation(image, self.split).transpose(2, 0, 1) for preparation in self.preparations]
-        return {"images": [torch.from_numpy(np.ascontiguousarray(form)) for form in prepared], "row": row}
+        """Brings one cell, ``images`` in as many forms as there are."""
+        decoded = {name: read_image(paths[row]) for name, paths in self.files.items()}
+        prepared = [
+            as_channels(np.stack([prepare(decoded[name], self.split) for name in names or decoded]))
+            for prepare, names in self.forms
+        ]
+        return {"images": prepared, "row": row}
 
 
 def predict_images(
     members: Sequence[Member],
-    paths: Sequence[str],
+    files: pd.DataFrame,
     accelerator: Accelerator,
     batch_size: int,
     workers: int | None,
@@ -163,7 +178,7 @@ def predict_images(
 
     Args:
         members: All of one competition.
-        paths: n readable image files.
+        files: n rows, see ``list_images``.
         accelerator: Devices, processes and precision.
         batch_size: Images at a time, per process.
         workers: Loader processes.
@@ -180,9 +195,11 @@ def predict_images(
         what = f"there are {', '.join(known)}" if known else "the runs have none, leave --crop-of out"
         raise UserError(f"--crop-of {split}: no run has a crop of that name (image.crops); {what}")
     preprocess = get_competition(members[0].config.data.competition).preprocess
-    preparations = {_form(member): Preparation(member.config.image, preprocess) for member in members}
+    preparations = {
+        _form(member): (Preparation(member.config.image, preprocess), member.modalities) for member in members
+    }
     forms = {form: position for position, form in enumerate(preparations)}
-    dataset = _ManySizes(paths, list(preparations.values()), split or "")
+    dataset = _ManySizes(files, list(preparations.values()), split or "")
     networks = {
         member.name: _adapted(member, accelerator.device, dataset, forms[_form(member)], workers) for member in members
     }
@@ -196,7 +213,7 @@ def predict_images(
         return torch.stack(logits).mean(dim=0)
 
     loader = make_loader(dataset, workers, batch_size * accelerator.num_processes)
-    return score_rows(accelerator, loader, forward, len(paths), "predicting")
+    return score_rows(accelerator, loader, forward, len(files), "predicting")
 
 
 def _adapted(
@@ -214,11 +231,12 @@ def _adapted(
 
 def _form(member: Member) -> str:
     """Names what is done to an image before a member's networks see it; members often share it."""
-    return member.config.image.model_dump_json(include={"denoise", "stain", "crop", "crops", "size"})
+    form = member.config.image.model_dump_json(include={"denoise", "stain", "crop", "crops", "size"})
+    return f"{form} {' '.join(member.modalities)}"
 
 
 def write_predictions(path: Path, images: Sequence[str], logits: np.ndarray, class_names: Sequence[str]) -> None:
-    """Writes one row per image: its path, the predicted class, and each class's probability (softmax).
+    """Writes one row per cell: its first image's path, the predicted class, and each class's probability (softmax).
 
     Args:
         path: The CSV file.

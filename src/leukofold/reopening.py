@@ -12,7 +12,7 @@ from leukofold.competitions import Competition, get_competition
 from leukofold.config import Config
 from leukofold.errors import UserError
 from leukofold.experiment import read_cells
-from leukofold.images.cache import ImageCache, open_cache
+from leukofold.images.cellimages import CellImages, open_images
 from leukofold.images.preparing import Preparation
 from leukofold.models.classifier import Classifier
 from leukofold.models.trained import load_network, trained_config
@@ -39,7 +39,12 @@ class ReopenedRun:
     table: CellTable
     cells: pd.DataFrame
 
-    def images(self) -> ImageCache:
+    @property
+    def has_patients(self) -> bool:
+        """Whether the data name patients."""
+        return self.competition.has_patients and self.table.knows_patients
+
+    def images(self) -> CellImages:
         """Opens the prepared images, as training left them.
 
         Raises:
@@ -47,7 +52,7 @@ class ReopenedRun:
         """
         rows = pd.concat([self.table.labelled, self.table.test])  # what training's cache holds: the same key
         preparation = Preparation(self.config.image, self.competition.preprocess)
-        return open_cache(rows, preparation, self.competition.name, self.config.data.cache)
+        return open_images(rows, preparation, self.competition.name, self.config.data)
 
     def network(self, fold: int, device: torch.device) -> "Classifier | HandcraftedClassifier":
         """Loads the network that has not seen a fold's images."""

@@ -5,6 +5,7 @@ run repeat an uninterrupted one, and all processes agree without exchanging a wo
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -37,7 +38,7 @@ def effective_number_weights(labels: np.ndarray, classes: int, beta: float) -> n
     return np.asarray(weights * (present.sum() / weights.sum()))
 
 
-class EpochSampler(Sampler[list[Key]]):
+class EpochSampler(Sampler[list[Any]]):
     """Draws the batches of one epoch after another, all of full size.
 
     Args:
@@ -47,15 +48,24 @@ class EpochSampler(Sampler[list[Key]]):
         parts: Batches that an optimiser step is computed in; the sampler yields these.
         config: Uniform draws are a permutation, weighted draws are with replacement.
         seed: The training's seed.
+        independent: Cells that are drawn independently for each place of a batch: one for each head of MM-MIMO.
     """
 
     drop_last = True  # read by accelerate: every batch is full, there is nothing to pad
 
     def __init__(
-        self, labels: np.ndarray, classes: int, batch_size: int, parts: int, config: SamplerConfig, seed: int
+        self,
+        labels: np.ndarray,
+        classes: int,
+        batch_size: int,
+        parts: int,
+        config: SamplerConfig,
+        seed: int,
+        independent: int = 1,
     ) -> None:
         self.batch_size = batch_size // parts
         self.seed = seed
+        self.independent = independent
         self.count = len(labels)
         self.steps = max(1, self.count // batch_size) * parts
         self.probabilities: np.ndarray | None = None
@@ -76,15 +86,20 @@ class EpochSampler(Sampler[list[Key]]):
         """Returns the number of batches of an epoch."""
         return self.steps
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        """Yields batches of (row, augmentation seed)."""
+    def __iter__(self) -> Iterator[list[Any]]:
+        """Yields batches of keys, or of tuples of keys that are drawn independently."""
         rng = np.random.default_rng([self.seed, self.epoch])
+        drawn = [self._draw(rng) for _ in range(self.independent)]
+        for start in range(0, self.steps * self.batch_size, self.batch_size):
+            parts = [keys[start : start + self.batch_size] for keys in drawn]
+            yield parts[0] if self.independent == 1 else list(zip(*parts, strict=True))
+
+    def _draw(self, rng: np.random.Generator) -> list[Key]:
+        """Draws an epoch's rows in their order, and a seed for each."""
         wanted = self.steps * self.batch_size
         if self.probabilities is None:
             rows = np.concatenate([rng.permutation(self.count) for _ in range(-(-wanted // self.count))])[:wanted]
         else:
             rows = rng.choice(self.count, size=wanted, p=self.probabilities)
         seeds = rng.integers(0, 2**63, size=wanted)
-        for start in range(0, wanted, self.batch_size):
-            part = slice(start, start + self.batch_size)
-            yield [(int(row), int(seed)) for row, seed in zip(rows[part], seeds[part], strict=True)]
+        return list(zip(rows.tolist(), seeds.tolist(), strict=True))

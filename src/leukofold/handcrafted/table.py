@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from leukofold.handcrafted.measures import NAMES, measure
-from leukofold.images.cache import ImageCache
+from leukofold.images.cellimages import CellImages
 from leukofold.loaders import SizedDataset, make_loader
 from leukofold.rowmaps import RowMap, write_rows
 
@@ -34,7 +34,7 @@ AT_ONCE = 16  # images that a process measures between two marks of progress
 class _Measured(SizedDataset):
     """Measures one image after the other, in the loader's processes."""
 
-    def __init__(self, images: ImageCache, frame: pd.DataFrame) -> None:
+    def __init__(self, images: CellImages, frame: pd.DataFrame) -> None:
         self.images = images
         self.rows = images.rows(frame.image_id.tolist())
 
@@ -44,16 +44,16 @@ class _Measured(SizedDataset):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Brings ``features`` (D float32) of an image."""
-        return {"features": measure(np.asarray(self.images.pixels[self.rows[row]]))}
+        return {"features": measure(self.images.of_cell(self.rows[row])[0])}
 
 
 def handcrafted_features(
-    images: ImageCache, frame: pd.DataFrame, cache: Path, workers: int | None, progress: bool = True
+    images: CellImages, frame: pd.DataFrame, cache: Path, workers: int | None, progress: bool = True
 ) -> RowMap:
     """Opens the features of a frame's images, after measuring them where that was not done yet.
 
     Args:
-        images: The prepared images.
+        images: The prepared images, one of each cell.
         frame: n rows of a ``CellTable``.
         cache: Folder for what can be recomputed from the input.
         workers: Processes that measure; None: one per core.
@@ -62,7 +62,7 @@ def handcrafted_features(
     Returns:
         n x D float32, in the order of ``measures.NAMES``.
     """
-    made_of = {"version": VERSION, "images": images.folder.name, "names": list(NAMES)}
+    made_of = {"version": VERSION, "images": images.key, "names": list(NAMES)}
     ids = hashlib.sha256("\n".join(frame.image_id).encode()).hexdigest()
     key = hashlib.sha256(json.dumps([made_of, ids], sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / "handcrafted" / key

@@ -1,11 +1,40 @@
 """Heads: from a backbone's pooled features to logits."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from leukofold.config import ModelConfig
 from leukofold.errors import UserError
+
+
+class ModalityHeads(nn.Module):
+    """A head for each modality: the subnetworks of MM-MIMO share all but these.
+
+    Havasi et al. 2021 (ICLR): in training each head answers for its own input, of another cell than the others'; where
+    a cell is scored, all inputs are its own, and the heads' probabilities are averaged.
+
+    Args:
+        heads: M modules from n x D to n x K.
+    """
+
+    def __init__(self, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def each(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns every head's logits, n x M x K."""
+        return torch.stack([head(features) for head in self.heads], dim=1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns every head's logits in training, n x M x K; else n x K: the logarithm of the mean probabilities."""
+        logits = self.each(features)
+        if self.training:
+            return logits
+        return logits.float().log_softmax(dim=2).logsumexp(dim=1) - math.log(len(self.heads))
 
 
 def build_head(config: ModelConfig, features: int, classes: int) -> nn.Module:

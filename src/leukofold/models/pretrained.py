@@ -1,13 +1,14 @@
 """Weights of backbones from a file."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import adapt_input_conv
 from torch import nn
 
 from leukofold.errors import UserError, first_line, name_some
@@ -65,6 +66,24 @@ def load_backbone(
     if faults:
         raise UserError(f"model.pretrained: {path} is of another architecture: it {'; it '.join(faults)}")
     backbone.load_state_dict(dict(state))
+
+
+def widened(state: State, stems: Sequence[str], channels: int) -> State:
+    """Widens first convolutions for three channels to more, as timm widens those of its own weights.
+
+    Args:
+        state: Tensors by name, of the backbone or of what holds it under ``backbone.``.
+        stems: Names of the first convolutions.
+        channels: What they are to take.
+
+    Returns:
+        The tensors; convolutions that take so many already stay.
+    """
+    names = {f"{prefix}{stem}.weight" for stem in stems for prefix in ("", "backbone.")}
+    return {
+        key: adapt_input_conv(channels, value) if key in names and value.shape[1] == 3 else value
+        for key, value in state.items()
+    }
 
 
 def sha256(path: Path) -> str:

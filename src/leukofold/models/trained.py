@@ -62,7 +62,8 @@ def load_network(
     normalisation = "group" if config.model.normalisation == "group" else "own"
     changes = {"pretrained": False, "frozen": (), "normalisation": normalisation}
     untrained = config.model.model_copy(update=changes)
-    network = Classifier(untrained, config.image, classes)
+    images_of_a_cell = len(fold.metadata().get("modalities", ())) or 1  # older runs have one
+    network = Classifier(untrained, config.image, classes, images_of_a_cell)
     try:
         network.load_state_dict(load_file(fold.weights))
     except (OSError, RuntimeError, SafetensorError) as error:

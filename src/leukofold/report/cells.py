@@ -150,7 +150,7 @@ def _heat_row(
     """Lays over each cell the heat of a class, by the run's network that has not seen it."""
     own = pd.Index(reopened.run.oof.image_id).get_indexer(pd.Index(cells.image_id[rows]))
     images = reopened.images()
-    pixels = images.pixels[images.rows(cells.image_id[rows].tolist())]
+    pixels = images.channels(images.rows(cells.image_id[rows].tolist()))
     folds, device = reopened.run.folds[own], make_inference_accelerator(None).device
     heat = np.empty(pixels.shape[:3], dtype=np.float32)
     for fold in np.unique(folds):

@@ -18,12 +18,13 @@ STEPS, LEAST_SECONDS = 2, 0.5  # timed at least, after a step that warms up; the
 IMAGES_ON_CPU = 8  # at most, per step: the time per image hardly depends on it
 
 
-def seconds_per_image(config: Config, classes: int) -> tuple[float, str]:
+def seconds_per_image(config: Config, classes: int, modalities: int = 1) -> tuple[float, str]:
     """Times training steps on random images, with random weights.
 
     Args:
         config: Network, image size, batch and precision.
         classes: K.
+        modalities: Images of a cell.
 
     Returns:
         Seconds per image, and the device's kind.
@@ -40,9 +41,10 @@ def seconds_per_image(config: Config, classes: int) -> tuple[float, str]:
     precision = config.training.precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     model = config.model.model_copy(update={"pretrained": False})
-    network = Classifier(model, config.image, classes).to(device)
+    network = Classifier(model, config.image, classes, modalities).to(device)
     optimizer = create_optimizer_v2(network, opt="adamw", lr=1e-6)
-    images = torch.randint(0, 256, (batch, 3, config.image.size, config.image.size), dtype=torch.uint8, device=device)
+    shape = (batch, 3 * modalities, config.image.size, config.image.size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     labels = torch.arange(batch, device=device) % classes
     seconds: list[float] = []  # of each step, the first of which warms up
     try:
@@ -50,8 +52,9 @@ def seconds_per_image(config: Config, classes: int) -> tuple[float, str]:
             began = time.perf_counter()
             with torch.autocast(device.type, kinds[precision]) if precision in kinds else nullcontext():
                 logits = network(images)
-            loss = torch.nn.functional.cross_entropy(logits.float(), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
+            heads = logits.float().reshape(batch, -1, classes)  # one, or one for each image of a cell
+            losses = [torch.nn.functional.cross_entropy(head, labels) for head in heads.unbind(1)]
+            torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
             next(network.parameters())[:1].detach().cpu()  # waits until the device has moved the weights

@@ -91,6 +91,7 @@ def train_fold(
         if folder.complete:
             say(f"fold {fold}: replaces an earlier training in {working_path(folder.path)}")
         metadata["preprocessing"] = trainer.preprocessing()
+        metadata["teachers"] = trainer.teachers
         own = trainer.train_frame.label[~trainer.train_frame.is_external]
         metadata["holdout"] = {str(k): int(n) for k, n in experiment.holdout.split.value_counts(sort=False).items()}
         metadata["shared_groups"] = _shared_groups(trainer.train_frame, trainer.held_out, experiment.holdout)

@@ -46,16 +46,38 @@ class FocalLoss(nn.Module):
         return -self.alpha * (targets * modulated).sum(dim=1).mean()
 
 
+class EachHead(nn.Module):
+    """The sum of a loss over the heads of MM-MIMO, each with the labels of its own cells.
+
+    Args:
+        loss: Of one head.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Returns the loss, a scalar.
+
+        Args:
+            logits: n x M x K.
+            targets: n x M x K.
+        """
+        heads = zip(logits.unbind(1), targets.unbind(1), strict=True)
+        return torch.stack([self.loss(own, target) for own, target in heads]).sum()
+
+
 def soft_targets(labels: torch.Tensor, classes: int, smoothing: float) -> torch.Tensor:
     """Turns class indices into distributions.
 
     Args:
-        labels: n indices.
+        labels: Indices of any shape.
         classes: K.
         smoothing: Share s of the mass spread evenly: t = (1 - s) onehot + s / K.
 
     Returns:
-        n x K float32.
+        float32, of the labels' shape and K.
     """
     return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
 

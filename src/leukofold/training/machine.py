@@ -1,13 +1,14 @@
 """A support vector machine on handcrafted features, fitted to one fold in a network's place."""
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 from scipy.special import log_softmax
 
+from leukofold.errors import UserError
 from leukofold.experiment import Experiment
 from leukofold.handcrafted.svm import SupportVectorMachine
 from leukofold.handcrafted.table import handcrafted_features
@@ -25,7 +26,7 @@ class MachineTrainer:
         accelerator: The processes; each fits the same machine.
 
     Raises:
-        UserError: A group is both trained on and held out.
+        UserError: A group is both trained on and held out, or there are several images of a cell.
     """
 
     def __init__(self, experiment: Experiment, fold: int, accelerator: Accelerator) -> None:
@@ -34,6 +35,9 @@ class MachineTrainer:
         self.folder = experiment.run.fold(fold)
         self.progress = Progress()
         self.train_frame, self.held_out = experiment.fold_rows(fold)
+        if experiment.images.count > 1:
+            names = ", ".join(experiment.images.modalities)
+            raise UserError(f"svm: one image of a cell is measured; choose one of {names} with data.modalities")
         everything = pd.concat([experiment.labelled, experiment.test], ignore_index=True)
         data, first = self.config.data, accelerator.is_local_main_process
         self.features = handcrafted_features(experiment.images, everything, data.cache, data.workers, first)
@@ -47,6 +51,8 @@ class MachineTrainer:
     def remarks(self) -> list[str]:
         """Describes what is fitted, for the log."""
         return [f"a support vector machine on {self.features.array.shape[1]} handcrafted features"]
+
+    teachers: ClassVar[dict[str, str]] = {}  # a machine has none
 
     def resume(self) -> bool:
         """There is nothing to go on with: a machine is fitted in one piece."""

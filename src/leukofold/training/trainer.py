@@ -19,7 +19,7 @@ from leukofold.errors import UserError
 from leukofold.experiment import Experiment
 from leukofold.images.preparing import Preparation
 from leukofold.inference import View, adapted_copy, by_domain, score_rows, tta_views, view_logits
-from leukofold.loaders import CellDataset, SizedDataset, make_loader
+from leukofold.loaders import CellDataset, IndependentCells, SizedDataset, make_loader
 from leukofold.metrics import METRICS, score
 from leukofold.models.adaptation import need_batch_statistics
 from leukofold.models.classifier import Classifier
@@ -28,7 +28,8 @@ from leukofold.rowmaps import RowMap
 from leukofold.runs import FoldFolder
 from leukofold.sampling import EpochSampler
 from leukofold.training.checkpoint import load_state, load_weights, save_state, save_weights
-from leukofold.training.losses import build_loss, soft_targets
+from leukofold.training.distillation import load_teachers
+from leukofold.training.losses import EachHead, build_loss, soft_targets
 from leukofold.training.mixing import Mixer, build_mixer
 from leukofold.training.optimizing import Schedule, build_optimizer
 from leukofold.training.progress import Progress
@@ -49,7 +50,7 @@ class Trainer:
         accelerator: Devices and processes.
 
     Raises:
-        UserError: The batch cannot be divided over the processes, or the network cannot be built.
+        UserError: The batch cannot be divided over the processes, or the network or its teachers cannot be had.
     """
 
     def __init__(self, experiment: Experiment, fold: int, accelerator: Accelerator) -> None:
@@ -68,7 +69,8 @@ class Trainer:
         """Builds network, moving average, optimiser and schedule."""
         training = self.config.training
         torch.manual_seed(self._seed(0, 0))
-        network = Classifier(self.config.model, self.config.image, self.classes).to(self.accelerator.device)
+        seen, device = self.experiment.images.count, self.accelerator.device
+        network = Classifier(self.config.model, self.config.image, self.classes, seen).to(device)
         if self.config.inference.batch_statistics == "domain":
             need_batch_statistics(network)  # now, not after the training
         self.ema = ModelEmaV3(network, decay=training.ema_decay) if training.ema_decay else None
@@ -78,7 +80,10 @@ class Trainer:
         self.plain_optimizer = build_optimizer(network, self.config.optimizer)
         self.model, self.optimizer = self.accelerator.prepare(network, self.plain_optimizer)
         labels = self.train_frame.label.to_numpy()
-        self.loss = build_loss(self.config.loss, labels, self.classes).to(self.accelerator.device)
+        self.loss = build_loss(self.config.loss, labels, self.classes).to(device)
+        self.independent = self.config.model.fusion == "mimo"  # of each head another cell
+        self.objective = EachHead(self.loss) if self.independent else self.loss
+        self.distillation = load_teachers(self.experiment, self.fold, device)
 
     def _build_loader(self) -> None:
         """Builds the loader of training batches, and the schedule over their number."""
@@ -93,7 +98,13 @@ class Trainer:
         self.scoring_features: RowMap | None = None
         labels = self.train_frame.label.to_numpy()
         self.sampler = EpochSampler(
-            labels, self.classes, training.batch_size, training.accumulate, self.config.sampler, self._seed(0, SAMPLING)
+            labels,
+            self.classes,
+            training.batch_size,
+            training.accumulate,
+            self.config.sampler,
+            self._seed(0, SAMPLING),
+            self.experiment.images.count if self.independent else 1,
         )
         self.mixer: Mixer | None = build_mixer(
             self.config.mixing, self.classes, self.config.loss.label_smoothing, training.batch_size // parts
@@ -106,7 +117,8 @@ class Trainer:
         """Returns what brings the training images, augmented; or features of augmented views."""
         experiment = self.experiment
         if not self.config.training.cached_views:
-            return CellDataset(experiment.images, self.train_frame, Augmentation(self.config.image.augment))
+            kind = IndependentCells if self.independent else CellDataset
+            return kind(experiment.images, self.train_frame, Augmentation(self.config.image.augment))
         arguments = (self.network, self.config, experiment.images)
         everything = pd.concat([experiment.labelled, experiment.test], ignore_index=True)
         self.scoring_features = scoring_features(*arguments, everything, self.accelerator)
@@ -129,8 +141,11 @@ class Trainer:
         return self.ema.module if self.ema is not None else self.network
 
     def remarks(self) -> list[str]:
-        """Says what is to be known of the training, for the log: too slow a moving average, cells seen before."""
+        """Says what is to be known of the training, for the log: teachers, too slow a moving average, cells seen."""
         found = []
+        if self.distillation is not None:
+            names = ", ".join(self.distillation.digests)
+            found.append(f"taught by {names}, at temperature {self.distillation.temperature:g}")
         if self.ema_lag > 1:
             found.append(
                 f"training.ema_decay: the average spans {self.ema_lag:.1f} epochs of {self.updates} updates and "
@@ -199,6 +214,10 @@ class Trainer:
         if not self.folder.state.exists():
             return False
         state = load_state(self.folder.state)
+        if state.get("teachers", {}) != self.teachers:
+            raise UserError(
+                f"{self.folder.path}: its teachers were trained anew since; train it afresh, without --resume"
+            )
         self.network.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
@@ -208,6 +227,11 @@ class Trainer:
         self.schedule.take_up(state.get("schedule"))
         self.progress = Progress(**state["progress"])
         return True
+
+    @property
+    def teachers(self) -> dict[str, str]:
+        """Teacher -> SHA-256 of its weights."""
+        return self.distillation.digests if self.distillation is not None else {}
 
     def _epoch(self) -> None:
         """Trains one epoch, scores it, and saves what a resume needs."""
@@ -306,7 +330,10 @@ class Trainer:
             targets = soft_targets(batch["label"], self.classes, self.config.loss.label_smoothing)
         with self.accelerator.autocast():
             logits = self.model(images)
-        loss = self.loss(logits.float(), targets)
+            taught = self.distillation.targets(images) if self.distillation is not None else None
+        loss = self.objective(logits.float(), targets)
+        if self.distillation is not None and taught is not None:
+            loss = loss + self.distillation.loss(logits, taught)
         self.accelerator.backward(loss)
         clip = self.config.optimizer.clip_norm
         if clip is not None and self.accelerator.sync_gradients:
@@ -342,6 +369,7 @@ class Trainer:
             "schedule": self.schedule.state(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "progress": vars(self.progress),
+            "teachers": self.teachers,
         }
 
     @property
