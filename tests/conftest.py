@@ -97,6 +97,48 @@ def laboratories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@dataclass(frozen=True)
+class MultimodalInput:
+    """Cells of three images each, whose class the images show in part: brightness, size and colour of a disc."""
+
+    root: Path
+    cells: int = 60
+    patients: int = 10
+
+
+@pytest.fixture(scope="session")
+def _drawn_multimodal(tmp_path_factory: pytest.TempPathFactory) -> MultimodalInput:
+    """Draws the cells, twelve of each class."""
+    drawn = MultimodalInput(tmp_path_factory.mktemp("drawn") / "multimodal")
+    names, modalities = get_competition("multimodal").class_names, ("Fluorescent", "Color1", "Color2")
+    y, x = np.mgrid[:40, :40]
+    rows = []
+    for number in range(drawn.cells):
+        label, rng = number % 5, np.random.default_rng(number)
+        disc = np.hypot(y - 20 - rng.normal(), x - 20 - rng.normal())
+        paths = []
+        for k, modality in enumerate(modalities):
+            image = rng.normal((30, 200, 160)[k], 6, (40, 40, 3))
+            image[disc < (8, 6 + 2 * label, 9)[k]] += (30 + 40 * label, -90, 0)[k]
+            image[disc < 9, 0] += (0, 0, 20 * label)[k]
+            path = Path(modality) / names[label] / f"c{number}.png"
+            (drawn.root / path).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(drawn.root / path), image.clip(0, 255).astype(np.uint8)[..., ::-1])
+            paths.append(path.as_posix())
+        rows.append((f"c{number}", names[label], f"p{number // 6}", *paths))
+    table = pd.DataFrame(rows, columns=["cell_id", "label", "patient", *modalities])
+    table.to_csv(drawn.root / "cells.csv", index=False)
+    return drawn
+
+
+@pytest.fixture
+def multimodal(_drawn_multimodal: MultimodalInput, tmp_path_factory: pytest.TempPathFactory) -> MultimodalInput:
+    """A copy of drawn multimodal cells, to be changed at will."""
+    root = tmp_path_factory.mktemp("multimodal") / "input"
+    shutil.copytree(_drawn_multimodal.root, root)
+    return MultimodalInput(root)
+
+
 class WbcInput:
     """A WBCBench folder of a dozen images, any list of which can be replaced before it is written."""
 

@@ -178,7 +178,7 @@ def test_the_difference_is_the_largest_over_the_deviation_of_all_logits() -> Non
     class Doubled:
         """Gives twice the logits."""
 
-        size = SIZE
+        shape = (3, SIZE, SIZE)
 
         def logits(self, images: np.ndarray) -> np.ndarray:
             seen.append(images)

@@ -231,7 +231,7 @@ def analysis(rendered_wbcbench: Path) -> LabelAnalysis:
     )  # fmt: skip
     run = SimpleNamespace(oof=SimpleNamespace(class_names=competition.class_names), metadata={"rendered": True})
     runs: Any = [run] * 2
-    return LabelAnalysis(runs, competition, images, None, [], None)
+    return LabelAnalysis(runs, competition, images, None, [], {path: (path,) for path in images.path}, None)
 
 
 def texts(figure: Any) -> list[str]:

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn import metrics as sk
 
-from leukofold.metrics import AUC, BINARY_METRICS, METRICS, Interval, area_under_curve, interval, metric_titles, score
+from leukofold.metrics import (
+    AREAS,
+    BINARY_METRICS,
+    METRICS,
+    Interval,
+    areas_under_curves,
+    interval,
+    metric_titles,
+    score,
+)
 from leukofold.metrics.bootstrap import intervals
 from leukofold.metrics.tables import group_accuracies, per_class
 from leukofold.metrics.weighted import Ranking, from_confusions
@@ -22,10 +31,12 @@ def one_hot(predictions: list[int], n_classes: int) -> np.ndarray:
 
 def test_every_metric_is_scored_and_named() -> None:
     assert (
-        set(score(np.array([0, 1]), one_hot([0, 1], 2))) == {*METRICS, *BINARY_METRICS} == {*metric_titles(2)} - {AUC}
+        set(score(np.array([0, 1]), one_hot([0, 1], 2)))
+        == {*METRICS, *BINARY_METRICS}
+        == {*metric_titles(2)} - {*AREAS}
     )
-    assert set(score(np.array([0, 1]), one_hot([0, 1], 3))) == set(METRICS) == {*metric_titles(3)} - {AUC}
-    assert (metric_titles(2)["sensitivity"], metric_titles(2)[AUC], metric_titles(13)[AUC]) == (
+    assert set(score(np.array([0, 1]), one_hot([0, 1], 3))) == set(METRICS) == {*metric_titles(3)} - {*AREAS}
+    assert (metric_titles(2)["sensitivity"], metric_titles(2)["macro_auc"], metric_titles(13)["macro_auc"]) == (
         "sensitivity",
         "AUC",
         "macro AUC",
@@ -43,6 +54,7 @@ def test_numbers_worked_out_by_hand() -> None:
     assert got["balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     assert got["macro_precision"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     assert got["macro_specificity"] == pytest.approx((2 / 3 + 3 / 4 + 1) / 3)
+    assert got["weighted_specificity"] == pytest.approx((3 * 2 / 3 + 2 * 3 / 4 + 1) / 6)
     assert got["weighted_precision"] == pytest.approx((3 * 2 / 3 + 2 * 1 / 2 + 1) / 6)
     assert got["weighted_recall"] == pytest.approx(4 / 6)
 
@@ -104,6 +116,7 @@ def reference(labels: np.ndarray, predictions: np.ndarray, n_classes: int) -> di
         "balanced_accuracy": sk.balanced_accuracy_score(labels, predictions),
         "macro_precision": sk.precision_score(labels, predictions, average="macro", **shared),
         "macro_specificity": float(np.mean(specificities)),
+        "weighted_specificity": float(np.average(specificities, weights=[(labels == k).sum() for k in classes])),
         "weighted_precision": sk.precision_score(labels, predictions, average="weighted", **shared),
         "weighted_recall": sk.recall_score(labels, predictions, average="weighted", **shared),
         **(binary if n_classes == 2 else {}),
@@ -167,12 +180,14 @@ def test_a_paired_difference_is_taken_in_the_same_draws() -> None:
 def test_a_paired_difference_of_areas_is_that_of_resampled_patients() -> None:
     labels, logits, groups = drawn(9)
     labels, one, other = labels.clip(0, 1), logits[:, :2], np.roll(logits, 1, axis=0)[:, :2] + 2 * logits[:, :2]
-    found = interval(AUC, labels, one, groups, other, draws=80, seed=3)
+    found = interval("macro_auc", labels, one, groups, other, draws=80, seed=3)
     areas = [[sk.roc_auc_score(labels[rows], each[rows, 1] - each[rows, 0]) for each in (one, other)]
              for rows in resampled(groups, 80, 3)]  # fmt: skip
     differences = np.subtract(*np.transpose(areas))
     assert as_tuple(found)[1:] == pytest.approx(tuple(np.quantile(differences, [0.025, 0.975])))
-    assert found.value == pytest.approx(area_under_curve(labels, one) - area_under_curve(labels, other))
+    assert found.value == pytest.approx(
+        areas_under_curves(labels, one)["macro_auc"] - areas_under_curves(labels, other)["macro_auc"]
+    )
 
 
 def test_sensitivity_is_not_known_in_draws_without_a_positive_image() -> None:
@@ -224,7 +239,7 @@ def as_tuple(found: Interval) -> tuple[float, float, float]:
 def test_all_intervals_at_once_are_those_of_one_at_a_time() -> None:
     labels, logits, groups = drawn(3)
     found = intervals(labels, logits, groups, draws=130, seed=4)
-    assert set(found) == {*METRICS, AUC}
+    assert set(found) == {*METRICS, *AREAS}
     for metric in found:
         assert found[metric] == interval(metric, labels, logits, groups, draws=130, seed=4)
 
@@ -233,14 +248,15 @@ def test_all_intervals_at_once_are_those_of_one_at_a_time() -> None:
 def test_the_area_under_the_curve_is_scikit_learns(decimals: int) -> None:
     labels, logits, groups = drawn(7)
     logits = logits.round(decimals)
-    expected = sk.roc_auc_score(labels, softmax(logits, axis=1), multi_class="ovr", average="macro")
-    assert intervals(labels, logits, groups, draws=1)["macro_auc"].value == pytest.approx(expected)
-    assert area_under_curve(labels, logits) == pytest.approx(expected)
+    for average in ("macro", "weighted"):
+        expected = sk.roc_auc_score(labels, softmax(logits, axis=1), multi_class="ovr", average=average)
+        assert intervals(labels, logits, groups, draws=1)[f"{average}_auc"].value == pytest.approx(expected)
+        assert areas_under_curves(labels, logits)[f"{average}_auc"] == pytest.approx(expected)
     two = np.minimum(labels, 1)
     expected = sk.roc_auc_score(two, softmax(logits[:, :2], axis=1)[:, 1])
     assert intervals(two, logits[:, :2], groups, draws=1)["macro_auc"].value == pytest.approx(expected)
-    assert area_under_curve(two, logits[:, :2]) == pytest.approx(expected)
-    assert np.isnan(area_under_curve(np.ones(4, int), logits[:4, :2]))
+    assert areas_under_curves(two, logits[:, :2])["macro_auc"] == pytest.approx(expected)
+    assert all(np.isnan(value) for value in areas_under_curves(np.ones(4, int), logits[:4, :2]).values())
 
 
 @settings(max_examples=60, deadline=None)
@@ -311,6 +327,7 @@ def test_few_images_groups_or_classes_are_scored_without_a_warning(labels: list[
     truth, logits = np.array(labels), np.eye(3)[labels] * 2
     found = intervals(truth, logits, np.array(groups), draws=40)
     area = found.pop("macro_auc")
+    assert as_tuple(found.pop("weighted_auc")) == pytest.approx(as_tuple(area), nan_ok=True)
     known = len(set(groups)) > 1  # of one group every draw is the same
     ends = (1, 1) if known else (np.nan, np.nan)
     one_class = len(set(labels)) == 1

@@ -196,6 +196,11 @@ def read_competition(config: Config) -> CellTable:
     return CellTable(pd.concat(frames, ignore_index=True), table.class_names)
 
 
+def modalities_seen(config: Config) -> Sequence[str]:
+    """Returns the images of a cell that a run's network is to see, before any file is read; none where there is one."""
+    return config.data.modalities or get_competition(config.data.competition).modalities
+
+
 def held_out_always(config: Config) -> tuple[str, ...]:
     """Returns the splits that no fold trains on whatever the folds: the competition's targets, and target domains."""
     targets = get_competition(config.data.competition).targets

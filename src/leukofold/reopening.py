@@ -44,6 +44,11 @@ class ReopenedRun:
         """Whether the data name patients."""
         return self.competition.has_patients and self.table.knows_patients
 
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """The images of a cell that the run's networks see; none where a cell has one."""
+        return tuple(self.run.metadata.get("modalities", ()))  # older runs have none
+
     def images(self) -> CellImages:
         """Opens the prepared images, as training left them.
 

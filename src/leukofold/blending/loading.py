@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy.special import log_softmax
 
 from leukofold.corrections import LEAKING_LISTS
 from leukofold.errors import UserError, name_some
@@ -30,6 +31,8 @@ NEEDED = (
     "split_by",
     "versions",
 )  # of a fold's metadata, whatever is made of a run
+Mean = Literal["logits", "probabilities"]
+
 STUDIES = "studies/"  # where the runs of studies lie, below the folder of runs
 
 
@@ -201,18 +204,35 @@ def select_together(names: Sequence[str], root: Path = RUNS) -> list[LoadedRun]:
     return runs
 
 
-def average_logits(parts: Sequence[Predictions]) -> Predictions:
-    """Averages logits row by row, after bringing all to the first one's order of ids."""
+def average_logits(parts: Sequence[Predictions], mean: Mean = "logits") -> Predictions:
+    """Averages logits row by row, after bringing all to the first one's order of ids.
+
+    Args:
+        parts: Predictions of the same images.
+        mean: Of the logits, or of the probabilities, of which the logarithm is returned.
+
+    Returns:
+        Their mean.
+
+    Raises:
+        UserError: They are of different images.
+    """
     first = parts[0]
     rank = np.argsort(first.image_id)
     totals = np.zeros((2, *first.logits.shape), dtype=np.float64)
+    if mean == "probabilities":
+        totals -= np.inf
     for part in parts:
         order = np.argsort(part.image_id)
         if not np.array_equal(part.image_id[order], first.image_id[rank]):
             raise UserError("the runs scored different images; train them on the same input")
-        totals[0, rank] += part.logits[order]
-        totals[1, rank] += part.single_view[order]
-    logits, single_view = (totals / len(parts)).astype(np.float32)
+        logits = np.stack([part.logits[order], part.single_view[order]]).astype(np.float64)
+        if mean == "logits":
+            totals[:, rank] += logits
+        else:  # adds up in logarithms, so that no small probability is lost
+            totals[:, rank] = np.logaddexp(totals[:, rank], log_softmax(logits, axis=2))
+    totals = totals / len(parts) if mean == "logits" else totals - np.log(len(parts))
+    logits, single_view = totals.astype(np.float32)
     return replace(first, logits=logits, single_view=single_view)
 
 

@@ -37,6 +37,7 @@ class Competition(ABC):
     class_names: tuple[str, ...]
     metric: str  # headline metric, a key of leukofold.metrics.METRICS
     has_patients: bool = True  # False: groups are single images, so that any split is image-level
+    modalities: ClassVar[Sequence[str]] = ()  # images of a cell, as published; none where there is one
     targets: ClassVar[Sequence[str]] = ()  # labelled splits to be scored, never trained on: always held out
     lineages: ClassVar[Mapping[str, Sequence[str]]] = {}  # lineage -> its classes, boxed together in pictures
     submission_suffix: str = ""  # "": no leaderboard

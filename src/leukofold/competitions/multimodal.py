@@ -42,6 +42,7 @@ class MultimodalData(Competition):
     title = "Multimodal cells"
     class_names = CLASS_NAMES
     metric = "weighted_f1"
+    modalities = MODALITIES
     by_hand = "the paper's data are not public; put images of your own there, a folder for each modality"
     published_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {
         SPLIT: dict(zip(CLASS_NAMES, (9616, 4448, 677, 124, 47), strict=True))

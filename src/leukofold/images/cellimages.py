@@ -1,7 +1,9 @@
 """The prepared images of cells: one of each, or one of each modality, side by side."""
 
+import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -9,6 +11,9 @@ from leukofold.cells import modalities, of_modality
 from leukofold.config import DataConfig
 from leukofold.images.cache import ImageCache, open_cache
 from leukofold.images.preparing import Preparation
+
+
+GAP = 3  # pixels between images that are shown together
 
 
 class CellImages:
@@ -55,6 +60,26 @@ class CellImages:
     def channels(self, rows: np.ndarray) -> np.ndarray:
         """Reads cells, n x S x S x 3M uint8: the modalities' colours one after another, as networks see them."""
         return np.concatenate([cache.pixels[rows] for cache in self.caches], axis=3)
+
+
+def tiled(images: Sequence[np.ndarray], side: int) -> np.ndarray:
+    """Puts the images of a cell together for people, in reading order.
+
+    Args:
+        images: M square images, RGB uint8.
+        side: Of the whole, pixels.
+
+    Returns:
+        side x side x 3; white between them and where a place is left.
+    """
+    across = math.ceil(math.sqrt(len(images)))
+    gap = GAP if across > 1 else 0
+    part = (side - gap * (across - 1)) // across
+    whole = np.full((side, side, 3), 255, np.uint8)
+    for k, image in enumerate(images):
+        top, left = ((part + gap) * place for place in divmod(k, across))
+        whole[top : top + part, left : left + part] = cv2.resize(image, (part, part), interpolation=cv2.INTER_AREA)
+    return whole
 
 
 def open_images(

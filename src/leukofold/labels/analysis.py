@@ -1,6 +1,6 @@
 """The whole analysis of a data set's labels, from the out-of-fold logits of one or several runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import pandas as pd
 
 from leukofold.blending.aligning import align_runs
 from leukofold.blending.loading import LoadedRun
+from leukofold.cells import FILES_OF, modalities
 from leukofold.competitions import Competition
 from leukofold.embeddings import run_embeddings
 from leukofold.labels.issues import find_label_issues
@@ -27,6 +28,7 @@ class LabelAnalysis:
             ``image_id``, ``group``, ``source``, ``path``, ``fold``, and ``predicted_by_<run>``, a class index per run.
         outliers: As ``find_outliers``; None where embeddings were not asked for.
         small_folds: Folds too small to look for outliers in.
+        files: ``path`` of an image -> all files of its cell, where there are several.
         planted: How many planted errors were found, where images are rendered; None elsewhere.
     """
 
@@ -35,6 +37,7 @@ class LabelAnalysis:
     images: pd.DataFrame
     outliers: pd.DataFrame | None
     small_folds: Sequence[int]
+    files: Mapping[str, tuple[str, ...]]
     planted: PlantedScore | None
 
     @property
@@ -84,9 +87,11 @@ def analyse_labels(runs: Sequence[LoadedRun], with_embeddings: bool = True) -> L
     images = pd.concat([issues, cells[["image_id", "group", "source", "path"]]], axis=1)
     images = images.assign(fold=aligned.folds, **predicted)
     outliers = _outliers(reopened, aligned.folds) if with_embeddings else None
+    columns = [FILES_OF + name for name in modalities(cells)] or ["path"]
+    files = dict(zip(cells.path, cells[columns].itertuples(index=False, name=None), strict=True))
     true = true_labels(cells.path.tolist(), aligned.class_names)
     planted = planted_score(issues, true) if true is not None else None
-    return LabelAnalysis(runs, reopened[0].competition, images, outliers, small_folds(aligned.folds), planted)
+    return LabelAnalysis(runs, reopened[0].competition, images, outliers, small_folds(aligned.folds), files, planted)
 
 
 def _outliers(reopened: Sequence[ReopenedRun], folds: np.ndarray) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from leukofold.figures.sheets import SheetCell, SheetRow, cell_sheet, name_lines
 from leukofold.figures.style import BLUE
+from leukofold.images.cellimages import tiled
 from leukofold.images.reading import read_image
 from leukofold.labels.analysis import LabelAnalysis
 
@@ -17,6 +18,7 @@ IN_A_ROW = 8
 ROWS_OF_ISSUES = 3  # of a pair's page
 PAIRS_AT_A_GLANCE = 8  # rows of the overview, which is to print on one page
 PAGES_OF_PAIRS = 12
+TOGETHER = 320  # side of several images of a cell together, pixels
 
 CAPTION = (
     "Below each cell: its image, its number in label_issues.csv, and the quality of its label (the probability that "
@@ -103,8 +105,13 @@ def _issue_cell(analysis: LabelAnalysis, row: Mapping[Hashable, Any]) -> SheetCe
 
 
 def _picture(analysis: LabelAnalysis, path: str) -> np.ndarray:
-    """Reads a file at its own size, as the competition looks at it, padded with white to a square."""
-    image = analysis.competition.preprocess(read_image(path))
+    """Reads a cell as the competition looks at it; several images of it are put together."""
+    images = [_square(analysis.competition.preprocess(read_image(file))) for file in analysis.files[path]]
+    return images[0] if len(images) == 1 else tiled(images, TOGETHER)
+
+
+def _square(image: np.ndarray) -> np.ndarray:
+    """Pads an image with white to a square."""
     high, wide = image.shape[:2]
     above, left = max(0, wide - high) // 2, max(0, high - wide) // 2
     below, right = max(0, wide - high) - above, max(0, high - wide) - left

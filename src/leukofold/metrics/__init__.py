@@ -5,6 +5,16 @@ is what the bootstrap computes draws with.
 """
 
 from leukofold.metrics.bootstrap import Interval, interval
-from leukofold.metrics.scores import AUC, BINARY_METRICS, METRICS, area_under_curve, metric_titles, score
+from leukofold.metrics.scores import BINARY_METRICS, METRICS, areas_under_curves, metric_titles, score
+from leukofold.metrics.weighted import AREAS
 
-__all__ = ["AUC", "BINARY_METRICS", "METRICS", "Interval", "area_under_curve", "interval", "metric_titles", "score"]
+__all__ = [
+    "AREAS",
+    "BINARY_METRICS",
+    "METRICS",
+    "Interval",
+    "areas_under_curves",
+    "interval",
+    "metric_titles",
+    "score",
+]

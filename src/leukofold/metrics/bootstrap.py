@@ -13,8 +13,7 @@ import pandas as pd
 from scipy.special import softmax
 from tqdm import tqdm
 
-from leukofold.metrics.scores import AUC
-from leukofold.metrics.weighted import confusion_counts, confusions, from_confusions, macro_auc, rankings
+from leukofold.metrics.weighted import AREAS, areas, confusion_counts, confusions, from_confusions, rankings
 
 DRAWS_AT_ONCE = 100  # of the bootstrap, to bound memory at tens of thousands of groups
 
@@ -71,7 +70,7 @@ def interval(
         The score on all images and its interval.
     """
     group = np.unique(groups, return_inverse=True)[1]
-    prepare = _area if metric == AUC else _metrics
+    prepare = _areas if metric in AREAS else _metrics
     scores = [prepare(labels, each, group) for each in (logits, reference) if each is not None]
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -100,19 +99,19 @@ def intervals(
 
         * ``macro_auc``: mean over the classes present of the area under the ROC curve of the class's softmax
           probability, class against rest; with two classes the binary AUC of class 1. NaN where there is
-          one class only.
+          one class only. ``weighted_auc`` is that mean weighted by the classes' images.
         * ``subject_accuracy``: share of the groups whose mean logits are highest at their label. Only where
           every group has one label, as a subject is leukaemic or normal; a group of several classes has
           no label of its own, and the key is left out.
     """
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    score_of, area_of = _metrics(labels, logits, group), _area(labels, logits, group)
+    score_of, areas_of = _metrics(labels, logits, group), _areas(labels, logits, group)
     label = labels[first]
     subjects = np.array_equal(label[group], labels)
     right = pd.DataFrame(logits, dtype=np.float64).groupby(group).mean().to_numpy().argmax(axis=1) == label
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
-        values = {**score_of(weights), **area_of(weights)}
+        values = {**score_of(weights), **areas_of(weights)}
         if subjects:
             values["subject_accuracy"] = right @ weights / len(right)
         return values
@@ -162,7 +161,7 @@ def _metrics(labels: np.ndarray, logits: np.ndarray, group: np.ndarray) -> Stati
     return lambda weights: from_confusions(confusions(counts, weights), known)
 
 
-def _area(labels: np.ndarray, logits: np.ndarray, group: np.ndarray) -> Statistic:
-    """Returns what takes weights of the groups to the AUC."""
+def _areas(labels: np.ndarray, logits: np.ndarray, group: np.ndarray) -> Statistic:
+    """Returns what takes weights of the groups to the metrics of ranks."""
     ranked = rankings(labels, softmax(logits.astype(np.float64), axis=1), group)
-    return lambda weights: {AUC: macro_auc(ranked, weights)}
+    return lambda weights: areas(ranked, weights)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import softmax
 from sklearn import metrics as sk
 
-from leukofold.metrics.weighted import macro_auc, rankings
+from leukofold.metrics.weighted import AREAS, areas, rankings
 
 METRICS = {
     "macro_f1": "macro-F1",
@@ -18,6 +18,7 @@ METRICS = {
     "balanced_accuracy": "balanced accuracy",
     "macro_precision": "macro precision",
     "macro_specificity": "macro specificity",
+    "weighted_specificity": "weighted specificity",
     "weighted_precision": "weighted precision",
     "weighted_recall": "weighted recall",
 }
@@ -30,14 +31,12 @@ BINARY_METRICS = {
 }
 """Of two classes only; class 1 is the positive one."""
 
-AUC = "macro_auc"
-"""The one metric of ranks: scored by ``area_under_curve`` and in intervals, not by ``score``."""
-
 
 def metric_titles(classes: int) -> dict[str, str]:
     """Names every metric that K classes have, for people; of two classes the AUC is no mean."""
-    binary = classes == 2
-    return {**METRICS, **(BINARY_METRICS if binary else {}), AUC: "AUC" if binary else "macro AUC"}
+    if classes == 2:
+        return {**METRICS, **BINARY_METRICS, **dict.fromkeys(AREAS, "AUC")}
+    return {**METRICS, **AREAS}
 
 
 def score(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
@@ -49,8 +48,9 @@ def score(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
 
     Returns:
         Metric -> value in [0, 1]. Balanced accuracy is the mean recall of the classes present;
-        macro specificity the mean over classes of TN / (TN + FP); weighted averages weigh a class by its images, so
-        that weighted recall is the accuracy. Sensitivity is the recall of class 1, specificity that of class 0
+        macro specificity the mean over classes of TN / (TN + FP), class against rest; weighted averages weigh a class
+        by its images, so that weighted recall is the accuracy. Sensitivity is the recall of class 1, specificity that
+        of class 0
         (Prellberg and Kramer 2019, section 4); 0 where such a class has no image.
     """
     predictions = logits.argmax(axis=1)
@@ -77,6 +77,7 @@ def score(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
         "balanced_accuracy": float(recall.mean()),
         "macro_precision": float(macro[0]),
         "macro_specificity": float(specificity.mean()),
+        "weighted_specificity": float(confusion.sum(axis=1) @ specificity / confusion.sum()),
         "weighted_precision": float(weighted[0]),
         "weighted_recall": float(weighted[1]),
     }
@@ -87,16 +88,16 @@ def score(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     return {**values, **positive, "specificity": float(recalls[0]), "f1": float(f1s[1])}
 
 
-def area_under_curve(labels: np.ndarray, logits: np.ndarray) -> float:
-    """Scores how predictions rank the images: the value of ``macro_auc`` in ``metrics.bootstrap.intervals``.
+def areas_under_curves(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    """Scores how predictions rank the images: the values of ``AREAS`` in ``metrics.bootstrap.intervals``.
 
     Args:
         labels: n class indices.
         logits: n x K.
 
     Returns:
-        Value in [0, 1]; NaN where there is one class only.
+        Metric -> value in [0, 1]; NaN where there is one class only.
     """
     together = np.zeros(len(labels), dtype=np.int64)
     ranked = rankings(labels, softmax(logits.astype(np.float64), axis=1), together)
-    return float(macro_auc(ranked, np.ones((1, 1)))[0])
+    return {name: float(values[0]) for name, values in areas(ranked, np.ones((1, 1))).items()}

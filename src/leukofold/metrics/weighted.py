@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
+AREAS = {"macro_auc": "macro AUC", "weighted_auc": "weighted AUC"}
+"""The metrics of ranks, for people; ``score`` does not have them."""
+
 
 def confusion_counts(labels: np.ndarray, logits: np.ndarray, group: np.ndarray) -> csr_array:
     """Counts each group's confusion matrix.
@@ -49,13 +52,15 @@ def from_confusions(confusion: np.ndarray, known: np.ndarray | None = None) -> d
     present = given > 0
     counted = present | (True if known is None else ~known)
     precision, recall, f1 = ratio(hits, predicted), ratio(hits, given), ratio(2 * hits, given + predicted)
+    fallout = ratio(predicted - hits, total - given)
     values = {
         "macro_f1": f1.mean(axis=1, where=counted),
         "weighted_f1": (f1 * given).sum(axis=1) / total[:, 0],
         "accuracy": hits.sum(axis=1) / total[:, 0],
         "balanced_accuracy": recall.sum(axis=1) / present.sum(axis=1),
         "macro_precision": precision.mean(axis=1, where=counted),
-        "macro_specificity": 1 - ratio(predicted - hits, total - given).mean(axis=1, where=counted),
+        "macro_specificity": 1 - fallout.mean(axis=1, where=counted),
+        "weighted_specificity": 1 - (fallout * given).sum(axis=1) / total[:, 0],
         "weighted_precision": (precision * given).sum(axis=1) / total[:, 0],
         "weighted_recall": hits.sum(axis=1) / total[:, 0],
     }
@@ -139,10 +144,21 @@ def rankings(labels: np.ndarray, probabilities: np.ndarray, group: np.ndarray) -
     return [Ranking.of(labels == k, probabilities[:, k], group) for k in classes if 0 < images[k] < len(labels)]
 
 
-def macro_auc(ranked: Sequence[Ranking], weights: np.ndarray) -> np.ndarray:
-    """Averages the classes' AUC for each column of G x m weights; NaN where no class has one."""
-    areas = np.array([ranking.auc(weights) for ranking in ranked]).reshape(len(ranked), weights.shape[1])
-    return ratio(np.nansum(areas, axis=0), np.isfinite(areas).sum(axis=0), otherwise=np.nan)
+def areas(ranked: Sequence[Ranking], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Averages the classes' AUC for each column of G x m weights.
+
+    Returns:
+        Metric of ``AREAS`` -> m values: the plain mean, and that weighted by the classes' images; NaN where no class
+        has an AUC.
+    """
+    shape = (len(ranked), weights.shape[1])
+    found = np.array([ranking.auc(weights) for ranking in ranked]).reshape(shape)
+    images = np.array([(ranking.positives @ weights).sum(axis=0) for ranking in ranked]).reshape(shape)
+    known = np.isfinite(found)
+    return {
+        "macro_auc": ratio(np.nansum(found, axis=0), known.sum(axis=0), otherwise=np.nan),
+        "weighted_auc": ratio(np.nansum(found * images, axis=0), (images * known).sum(axis=0), otherwise=np.nan),
+    }
 
 
 def _count(row: np.ndarray, group: np.ndarray, shape: tuple[int, int], each: float = 1) -> csr_array:

@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 
 from leukofold.blending.combining import Blend
+from leukofold.cells import modalities, of_modality
 from leukofold.figures.sheets import SheetCell, SheetRow, cell_sheet, name_lines, overlay
 from leukofold.figures.style import BLUE, ORANGE, shorten
 from leukofold.gradcam import grad_cam
+from leukofold.images.cellimages import tiled
 from leukofold.images.preparing import Preparation
 from leukofold.images.reading import read_image
 from leukofold.reopening import ReopenedRun
@@ -42,7 +44,9 @@ class Cells:
         self.probability = probabilities.max(axis=1)
         surest = np.argsort(-self.probability, kind="stable")
         self.surest = surest[~blend.oof.is_external[surest]]  # rows of the competition's images
-        self._paths, self._splits = first.cells.path.tolist(), first.cells.split.tolist()
+        self._splits, self._seen = first.cells.split.tolist(), first.seen
+        several = {name: of_modality(first.cells, name) for name in modalities(first.cells)} or {"": first.cells}
+        self._files = {name: part.path.tolist() for name, part in several.items()}
         shown = first.config.image.model_copy(update={"size": SIDE, "denoise": None})
         self._prepare = Preparation(shown, first.competition.preprocess)
 
@@ -56,9 +60,13 @@ class Cells:
         """Rows that are predicted otherwise than given, the surest first."""
         return np.asarray(self.surest[self.predicted[self.surest] != self.given[self.surest]])
 
+    def parts(self, row: int, seen: Sequence[str]) -> list[np.ndarray]:
+        """Shows what networks see of each image of a cell, SIDE x SIDE x 3, at a size for people."""
+        return [self._prepare(read_image(self._files[name][row]), self._splits[row]) for name in seen or ("",)]
+
     def picture(self, row: int) -> np.ndarray:
-        """Shows what the networks see of an image, SIDE x SIDE x 3, at a size for people."""
-        return self._prepare(read_image(self._paths[row]), self._splits[row])
+        """Shows what the first run's networks see of a cell, SIDE x SIDE x 3; several images side by side."""
+        return tiled(self.parts(row, self._seen), SIDE)
 
     def sheet_cell(self, row: int) -> SheetCell:
         """Shows a cell with its name and what it was taken for."""
@@ -104,7 +112,7 @@ def _class_row(cells: Cells, label: int, recall: float) -> SheetRow:
 
 
 def draw_heat(cells: Cells, reopened: Sequence[ReopenedRun]) -> Iterator[tuple[str, Figure]]:
-    """Draws Grad-CAM of some cells, for the first run of every kind of backbone.
+    """Draws Grad-CAM of some cells, for the first run of every kind: of every backbone and what it sees of a cell.
 
     Args:
         cells: The cells.
@@ -116,8 +124,8 @@ def draw_heat(cells: Cells, reopened: Sequence[ReopenedRun]) -> Iterator[tuple[s
     Raises:
         UnknownBackboneError: Grad-CAM does not know a backbone.
     """
-    kinds = {each.config.model.backbone: each for each in reversed(reopened)}
-    networks = [each for each in reopened if kinds[each.config.model.backbone] is each]
+    kinds = {_kind(each): each for each in reversed(reopened)}
+    networks = [each for each in reopened if kinds[_kind(each)] is each]
     right, wrong = _one_of_each(cells), cells.wrong[:IN_A_ROW]
     if len(right):
         rows = [_heat_row(cells, each, right, cells.given[right], "for its class", BLUE) for each in networks]
@@ -128,6 +136,12 @@ def draw_heat(cells: Cells, reopened: Sequence[ReopenedRun]) -> Iterator[tuple[s
             rows.append(_heat_row(cells, each, wrong, cells.predicted[wrong], "for what it was taken for", ORANGE))
             rows.append(_heat_row(cells, each, wrong, cells.given[wrong], "for the given label", BLUE))
         yield "heat_wrong", cell_sheet(rows, "")
+
+
+def _kind(reopened: ReopenedRun) -> tuple[object, ...]:
+    """Tells apart networks that look at cells in different ways."""
+    model = reopened.config.model
+    return model.backbone, model.fusion, reopened.seen
 
 
 def _one_of_each(cells: Cells) -> np.ndarray:
@@ -152,20 +166,23 @@ def _heat_row(
     images = reopened.images()
     pixels = images.channels(images.rows(cells.image_id[rows].tolist()))
     folds, device = reopened.run.folds[own], make_inference_accelerator(None).device
-    heat = np.empty(pixels.shape[:3], dtype=np.float32)
+    found = np.empty(pixels.shape[:3], dtype=np.float32)
     for fold in np.unique(folds):
         at = folds == fold
-        heat[at] = grad_cam(reopened.network(int(fold), device), pixels[at], targets[at])
+        found[at] = grad_cam(reopened.network(int(fold), device), pixels[at], targets[at])
+    heat = [cv2.resize(own_heat, (SIDE, SIDE)).clip(0, 1) for own_heat in found]
     probabilities = softmax(reopened.run.oof.logits[own].astype(np.float64), axis=1)
     shown = [
         SheetCell(
-            overlay(cells.picture(row), cv2.resize(heat[place], (SIDE, SIDE)).clip(0, 1)),
+            tiled([overlay(part, heat[place]) for part in cells.parts(row, reopened.seen)], SIDE),
             f"{cells.names[targets[place]]} {probabilities[place, targets[place]]:.2f}",
             colour,
         )
         for place, row in enumerate(rows)
     ]
     backbone = reopened.config.model_title.split(".")[0]
+    if len(reopened.seen) == 1:
+        backbone += f", {reopened.seen[0]}"
     if reopened.config.inference.batch_statistics == "domain":
         what = f"{what}, by the training's batch statistics"
     return SheetRow(backbone, f"{what}; {shorten(reopened.run.name, 30)}", shown)

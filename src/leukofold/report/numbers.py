@@ -11,8 +11,7 @@ from sklearn.metrics import confusion_matrix
 
 from leukofold.blending.combining import Blend, competition_scores
 from leukofold.calibration import Calibration, calibrate
-from leukofold.competitions import get_competition
-from leukofold.metrics import AUC, Interval
+from leukofold.metrics import Interval
 from leukofold.metrics import metric_titles as all_titles
 from leukofold.metrics.bootstrap import intervals
 from leukofold.metrics.tables import group_accuracies, per_class
@@ -27,7 +26,7 @@ SHOWN = (
     "balanced_accuracy",
     "macro_precision",
     "macro_specificity",
-    AUC,
+    "macro_auc",
 )  # what two classes have besides, such as sensitivity, stands in the table of classes
 
 
@@ -122,11 +121,11 @@ def collect_numbers(blend: Blend, reopened: Sequence[ReopenedRun]) -> Numbers:
     Returns:
         The numbers.
     """
-    competition, metric = get_competition(blend.metadata["competition"]), blend.metadata["metric"]
+    metric, has_patients = blend.metadata["metric"], reopened[0].has_patients
     named = [(run.name, run.oof, run.folds) for run in blend.runs]
     if len(named) > 1:
         named.append((MEAN, blend.oof, blend.folds))
-    scores = [_scores(*each, metric, competition.has_patients) for each in named]
+    scores = [_scores(*each, metric, has_patients) for each in named]
     labels, logits, groups, own = _own_rows(blend.oof)
     histories = {
         run.name: {int(k): pd.read_csv(run.folder.fold(int(k)).history) for k in np.unique(run.folds)}
@@ -137,7 +136,7 @@ def collect_numbers(blend: Blend, reopened: Sequence[ReopenedRun]) -> Numbers:
         scores,
         per_class(labels, logits, groups, blend.oof.class_names),
         confusion_matrix(labels, logits.argmax(axis=1), labels=range(logits.shape[1])),
-        group_accuracies(labels, logits, groups) if competition.has_patients else None,
+        group_accuracies(labels, logits, groups) if has_patients else None,
         calibrate(labels, logits, blend.folds[own]),
         histories,
         pd.DataFrame([_cost(each, histories[each.run.name]) for each in reopened]),

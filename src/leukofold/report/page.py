@@ -162,7 +162,7 @@ def _facts(blend: Blend, reopened: Sequence[ReopenedRun], analysis: LabelAnalysi
     return {
         **_origin(blend),
         "title": first.competition.title,
-        "has_patients": first.competition.has_patients,
+        "has_patients": first.has_patients,
         "debug": bool(blend.metadata["debug"]),
         "leaking": [run.name for run in blend.runs if run.metadata.get("label_lists") == "all folds"],
         "input": blend.metadata["input"],

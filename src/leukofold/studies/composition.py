@@ -71,7 +71,8 @@ def count_composition(parts: Sequence[DataPart], config: Config) -> Composition:
     except UserError as error:
         remarks = (f"Ours are not counted, the input is missing: {error}",)
     names = [*competition.class_names, UNLABELLED_NAME]
-    counts = [count for part in parts for count in _count(part, table, names, competition.has_patients)]
+    patients = competition.has_patients and (table is None or table.knows_patients)
+    counts = [count for part in parts for count in _count(part, table, names, patients)]
     return Composition(tuple(counts), remarks)
 
 

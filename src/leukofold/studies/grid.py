@@ -19,7 +19,7 @@ from leukofold.errors import UserError
 from leukofold.experiment import held_out_always
 from leukofold.layers import load_layers
 from leukofold.metrics import BINARY_METRICS, metric_titles
-from leukofold.studies.schema import ENSEMBLE, SCORED_ON, SEED, UNLABELLED_NAME, VIEWS, Study, need_known
+from leukofold.studies.schema import SCORED_ON, SEED, UNLABELLED_NAME, VIEWS, Study, need_known
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,28 @@ class Grid:
 
     def combinations(self) -> list[dict[str, str]]:
         """Returns every row's levels, in the order of the axes, each ensemble after its members' axis."""
-        levels = [[*names, ENSEMBLE] if axis == self.study.ensemble else [*names] for axis, names in self._axes()]
+        levels = [
+            [*names, ensemble.name] if (ensemble := self.study.ensemble) and axis == ensemble.axis else names
+            for axis, names in self._axes()
+        ]
         return [dict(zip(self.study.axes, chosen, strict=True)) for chosen in itertools.product(*levels)]
+
+    def is_ensemble(self, levels: Mapping[str, str]) -> bool:
+        """Tells whether a row is of averaged runs."""
+        ensemble = self.study.ensemble
+        return ensemble is not None and levels[ensemble.axis] == ensemble.name
 
     def members(self, levels: Mapping[str, str], seed: int) -> list[StudyRun]:
         """Returns the runs that a row is made of: one, or an ensemble's, under one seed."""
-        fixed = {axis: level for axis, level in levels.items() if (axis, level) != (self.study.ensemble, ENSEMBLE)}
-        return [run for run in self.runs if run.seed == seed and fixed.items() <= run.levels.items()]
+        wanted = {axis: [level] for axis, level in levels.items()}
+        if self.study.ensemble is not None and self.is_ensemble(levels):
+            axis = self.study.ensemble.axis
+            wanted[axis] = [*(self.study.ensemble.levels or self.study.axes[axis])]
+        return [
+            run
+            for run in self.runs
+            if run.seed == seed and all(run.levels[axis] in known for axis, known in wanted.items())
+        ]
 
     @property
     def titles(self) -> dict[str, str]:
@@ -88,7 +103,7 @@ class Grid:
         return metric_titles(len(get_competition(self.runs[0].config.data.competition).class_names))
 
     def published(self, levels: Mapping[str, str], on: str, view: str, metric: str) -> Published:
-        """Returns the published value of a row, of which nothing may be told."""
+        """Returns the published value of a row, a metric's or a cost's, of which nothing may be told."""
         key = {**levels, "on": on, VIEWS: view}
         row = next((row for row in self.study.published if key.items() <= row.items()), {})
         value = row.get(metric)
@@ -151,8 +166,10 @@ def load_study(
     for chosen in itertools.product(*study.axes.values()):
         levels = dict(zip(study.axes, chosen, strict=True))
         for seed in study.seeds:
-            run = f"{name}/{'-'.join(chosen)}" + (f"-seed{seed}" if len(study.seeds) > 1 else "")
-            runs.append(StudyRun(run, levels, seed, _resolve(study, path, run, levels, seed, configs, overrides)))
+            run = _run_name(study, name, levels, seed)
+            teachers = _teachers(study, name, levels, seed)
+            changes = [*overrides, *([f"distillation.teachers={_as_yaml(teachers)}"] if teachers else [])]
+            runs.append(StudyRun(run, levels, seed, _resolve(study, path, run, levels, seed, configs, changes)))
     for one, other in itertools.combinations(runs, 2):
         if one.config == other.config:
             raise UserError(
@@ -160,6 +177,20 @@ def load_study(
             )
     _check_runs(study, path, runs)
     return Grid(name, study, tuple(runs))
+
+
+def _run_name(study: Study, name: str, levels: Mapping[str, str], seed: int) -> str:
+    """Names a run after its levels, and after its seed where there are several."""
+    return f"{name}/{'-'.join(levels.values())}" + (f"-seed{seed}" if len(study.seeds) > 1 else "")
+
+
+def _teachers(study: Study, name: str, levels: Mapping[str, str], seed: int) -> list[str]:
+    """Names the runs that teach a run of some levels."""
+    return [
+        _run_name(study, name, {**levels, axis: teacher}, seed)
+        for axis, level in levels.items()
+        for teacher in study.axes[axis][level].teachers
+    ]
 
 
 def held_out_parts(config: Config) -> tuple[str, ...]:

@@ -17,9 +17,10 @@ from leukofold.figures.boxes import box_figure
 from leukofold.figures.confusion import confusion_figure
 from leukofold.figures.groups import group_accuracy_figure
 from leukofold.figures.style import save_figure
-from leukofold.metrics import AUC
+from leukofold.metrics import AREAS
 from leukofold.metrics.tables import group_accuracies
 from leukofold.runs import RUNS, RunFolder, chosen_on_scored
+from leukofold.studies.confidences import confidences_figure
 from leukofold.studies.maps import maps_figure
 from leukofold.studies.results import Best, Results, kept_whole, looked_at_view
 from leukofold.studies.scoring import labelled_logits
@@ -42,8 +43,9 @@ def save_pictures(results: Results, root: Path = RUNS) -> list[Path]:
         root: Where runs lie.
 
     Returns:
-        The files: ``learning_curves.png``, ``seeds.png`` of three seeds or more, ``maps.png`` where the study asks for
-        it, ``subjects.png`` where patients are known, ``confusion.png``; none where nothing has run.
+        The files: ``learning_curves.png``, ``seeds.png`` of three seeds or more, ``maps.png`` and
+        ``confidences.png`` where the study asks for them, ``subjects.png`` where patients are known,
+        ``confusion.png``; none where nothing has run.
     """
     folder = root / results.grid.name / "figures"
     files = []
@@ -64,6 +66,9 @@ def _draw(results: Results, root: Path) -> Iterator[tuple[str, Figure]]:
     maps = maps_figure(results, root)
     if maps is not None:
         yield "maps", maps
+    confidences = confidences_figure(results, root)
+    if confidences is not None:
+        yield "confidences", confidences
     if results.best is None:
         return
     best = results.best
@@ -175,7 +180,7 @@ def _metric_columns(results: Results) -> dict[str, str]:
     """Returns column -> title of the metrics that are drawn; ranks have no column, the competition's metric does."""
     grid = results.grid
     headline = grid.study.metrics[0]
-    if headline == AUC:
+    if headline in AREAS:
         headline = get_competition(grid.runs[0].config.data.competition).metric
     return {name: grid.titles[name] for name in (headline, "sensitivity", "specificity") if name in grid.titles}
 

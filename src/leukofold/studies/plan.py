@@ -14,10 +14,11 @@ from typing import Any, Literal
 import pandas as pd
 from tqdm import tqdm
 
+from leukofold.cells import modalities
 from leukofold.competitions import get_competition
 from leukofold.config import Config
 from leukofold.errors import UserError
-from leukofold.experiment import external_root, held_out_always, read_competition, read_external
+from leukofold.experiment import external_root, held_out_always, modalities_seen, read_competition, read_external
 from leukofold.inference import tta_views
 from leukofold.rendering import LABELLED, is_current
 from leukofold.runs import RUNS, FoldFolder, RunFolder, digest_of
@@ -40,6 +41,7 @@ class Images:
         external: Images of external data sets.
         test: Images to predict.
         classes: K.
+        modalities: Images of a cell that the network sees.
         ids: Ids of all labelled images; empty where they are still to be rendered.
     """
 
@@ -47,6 +49,7 @@ class Images:
     external: int
     test: int
     classes: int
+    modalities: int = 1
     ids: frozenset[str] = field(default=frozenset(), compare=False)
     splits: Mapping[str, int] = field(default_factory=dict, compare=False)
 
@@ -138,7 +141,8 @@ class RunPlan:
             forward, views = FORWARD_SHARE * self.pace.image, len(tta_views(config.inference))
             scored = at_the_end * views * forward
             validated = validation * (views if config.training.validate_with_tta else 1)
-            epoch = epoch or trained * self.pace.image + validated * forward
+            taught = trained * (len(config.distillation.teachers) if config.distillation else 0)
+            epoch = epoch or trained * self.pace.image + (validated + taught) * forward
         return None if epoch is None else (config.training.epochs - fold.epochs) * epoch + scored
 
 
@@ -193,13 +197,14 @@ def count_images(config: Config) -> tuple[Images | None, str]:
     splits: dict[str, int] = {}
     try:
         competition = get_competition(data.competition)
-        classes = competition.class_names
+        classes, seen = competition.class_names, len(modalities_seen(config))
         if data.render is not None and not is_current(data.root, data.competition, data.render):
             own = data.render.images
             test = 0 if data.competition in LABELLED else data.render.test_images
         else:
             table = read_competition(config)
             own, test = len(table.labelled), len(table.test)
+            seen = len(data.modalities or modalities(table.frame))
             splits = Counter(table.labelled.split)
             ids.update(table.labelled.image_id)
         for name, source in data.external.items():
@@ -212,7 +217,7 @@ def count_images(config: Config) -> tuple[Images | None, str]:
                 ids.update(rows.image_id)
     except UserError as error:
         return None, str(error)
-    return Images(own, external, test, len(classes), frozenset(ids), splits), ""
+    return Images(own, external, test, len(classes), seen or 1, frozenset(ids), splits), ""
 
 
 def plan_summary(grid: Grid, plans: Sequence[RunPlan]) -> str:
@@ -306,7 +311,8 @@ def _work(config: Mapping[str, Any]) -> str:
     training, data, folds = config["training"], config["data"], config["folds"]
     return json.dumps(
         [
-            [config["model"].get(key) for key in ("backbone", "head", "frozen", "normalisation")],
+            [config["model"].get(key) for key in ("backbone", "head", "frozen", "normalisation", "fusion")],
+            [data.get("modalities"), len((config.get("distillation") or {}).get("teachers", ()))],
             config.get("svm"),
             [config["image"].get(key) for key in ("size", "input_size")],
             [data["competition"], data["render"]],
@@ -322,30 +328,39 @@ def _work(config: Mapping[str, Any]) -> str:
 def _with_probes(plans: Sequence[RunPlan]) -> list[RunPlan]:
     """Times the networks of runs whose pace is not known from earlier trainings, each network once."""
     unknown = {
-        _network(plan.run.config): (plan.run.config, plan.images.classes)
+        _network(plan.run.config, plan.images): (plan.run.config, plan.images)
         for plan in plans
         if plan.pace is None and plan.images is not None and plan.open_folds and plan.run.config.svm is None
     }
     paces = {}
-    for key, (config, classes) in tqdm(unknown.items(), desc="timing networks", leave=False, disable=not unknown):
-        seconds, device = seconds_per_image(config, classes)
+    for key, (config, images) in tqdm(unknown.items(), desc="timing networks", leave=False, disable=not unknown):
+        seconds, device = seconds_per_image(config, images.classes, images.modalities)
         what = f"{config.model.backbone} at {config.image.side} pixels"
         paces[key] = Pace(
             seconds, None, f"times probed: {what} on {device}, the network alone, {1 / seconds:.3g} images/s"
         )
     return [
-        replace(plan, pace=plan.pace or (None if plan.run.config.svm else paces.get(_network(plan.run.config))))
+        replace(
+            plan,
+            pace=plan.pace
+            or (
+                paces.get(_network(plan.run.config, plan.images))
+                if plan.images and plan.run.config.svm is None
+                else None
+            ),
+        )
         for plan in plans
     ]
 
 
-def _network(config: Config) -> str:
+def _network(config: Config, images: Images) -> str:
     """Returns what decides how long a network's step takes."""
     training = config.training
     return json.dumps(
         [
             config.model.model_dump_json(),
             config.image.side,
+            images.modalities,
             training.batch_size,
             training.accumulate,
             training.precision,

@@ -20,8 +20,9 @@ from leukofold.metrics import Interval, interval
 from leukofold.processes import available_cores
 from leukofold.runs import RUNS, Predictions, chosen_on_scored
 from leukofold.studies.composition import Composition, count_composition
+from leukofold.studies.costs import Costs, count_costs
 from leukofold.studies.grid import Grid, holds_out
-from leukofold.studies.schema import ENSEMBLE, SCORED_ON, VIEWS, LookedAt, Study, View
+from leukofold.studies.schema import SCORED_ON, VIEWS, LookedAt, Study, View
 from leukofold.studies.scoring import AllScored, Scored, labelled_logits, score_all, scores_of
 
 Item = TypeVar("Item")
@@ -167,6 +168,7 @@ class Results:
         composition: The data counted; None where the study does not ask for it.
         best: The run to be looked at; None where nothing has run.
         remarks: What is to be known of some runs, a line each.
+        costs: Levels of a row -> what its networks cost; empty where the study does not ask for it.
     """
 
     grid: Grid
@@ -175,6 +177,7 @@ class Results:
     composition: Composition | None = None
     best: Best | None = None
     remarks: list[str] = field(default_factory=list)
+    costs: Costs = field(default_factory=dict)
 
 
 def collect_results(grid: Grid, root: Path = RUNS, progress: bool = True) -> Results:
@@ -200,6 +203,7 @@ def collect_results(grid: Grid, root: Path = RUNS, progress: bool = True) -> Res
         count_composition(study.composition, grid.runs[0].config) if study.composition else None,
         _best(grid, scored) if study.look_at is None else _nearest_to_mean(grid, scored, study.look_at),
         remarks,
+        count_costs(grid) if study.complexity else {},
     )
 
 
@@ -374,7 +378,11 @@ def _best(grid: Grid, scored: AllScored) -> Best | None:
     metric: str = grid.study.metrics[0]
     view = looked_at_view(grid.study)
     on = "holdout" if any(key[0] == "holdout" for key in scored) else grid.study.on[0]
-    runs = {key: found for key, found in scored.items() if key[0] == on and ENSEMBLE not in key[1]}
+    runs = {
+        key: found
+        for key, found in scored.items()
+        if key[0] == on and not grid.is_ensemble(dict(zip(grid.study.axes, key[1], strict=True)))
+    }
     ranks = {key: (found.metadata["split_by"] != "image", len(found.folds)) for key, found in runs.items()}
     values = {
         key: scores_of(found.pooled, view, [metric])[metric]

@@ -10,14 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from leukofold.blending.loading import Mean
 from leukofold.errors import UserError, suggest
 from leukofold.layers import Section
 from leukofold.metrics import metric_titles
 
 View = Literal["single", "tta"]
-
-ENSEMBLE = "ensemble"
-"""The level of the ensemble's axis under which its rows stand."""
 
 VIEWS = "views"
 """What compares views where axes are named."""
@@ -30,6 +28,9 @@ SCORED_ON = ("folds", "holdout")
 
 SEED = "seed"
 """What chooses runs of a seed where axes are named."""
+
+COSTS = ("multiply_adds", "parameters")
+"""What a publication may tell of a network's cost, in millions."""
 
 SPREAD = ("mean", "std", "ci", "min", "max")
 """What a publication may tell of a value; ci: half of its 95 % interval."""
@@ -55,6 +56,7 @@ RESULT_COLUMNS = (
     "published_ci",
     "published_min",
     "published_max",
+    *COSTS,
     "folds",
     "images",
     "split_by",
@@ -88,7 +90,21 @@ class Level(_Named):
 
     config: Files = Field((), description="configuration file, or a list of them, laid over the base")
     set: dict[str, Any] = Field({}, description="dotted keys and their values; they win over all files")
+    teachers: tuple[str, ...] = Field(
+        (),
+        description="levels of the same axis, earlier ones, whose runs (of the same other levels and seed) teach this "
+        "level's: distillation.teachers",
+    )
     note: str = Field("", description="what has to be known of the level's numbers; printed below the table")
+
+
+class Ensemble(_Named):
+    """Runs averaged, in a row of their own."""
+
+    axis: str = Field(description="the axis whose levels are averaged")
+    levels: tuple[str, ...] = Field((), description="those levels; none: all of the axis")
+    mean: Mean = Field("logits", description="what is averaged: logits, or probabilities")
+    name: str = Field("ensemble", description="what its rows are called, as if it were a level of the axis")
 
 
 class LookedAt(_Named):
@@ -129,7 +145,9 @@ class Study(Section):
     set: dict[str, Any] = Field({}, description="dotted keys of every run and their values; levels win over them")
     axes: dict[str, dict[str, Level]] = Field({}, description="axis -> level -> what it changes; runs are the product")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="values of training.seed")
-    ensemble: str | None = Field(None, description="axis whose levels' logits are averaged, in rows of their own")
+    ensemble: Annotated[
+        Ensemble | None, BeforeValidator(lambda given: {"axis": given} if isinstance(given, str) else given)
+    ] = Field(None, description="an axis whose levels are averaged in rows of their own: its name, or more (Ensemble)")
     on: tuple[str, ...] = Field(
         ("folds",),
         min_length=1,
@@ -161,6 +179,12 @@ class Study(Section):
     look_at: LookedAt | None = Field(
         None,
         description="the row of which the run nearest to the mean over seeds is looked at; null: the best run of all",
+    )
+    complexity: bool = Field(False, description="multiply-adds of one cell, and parameters, in the table")
+    confidences: dict[str, str] | None = Field(
+        None,
+        description="axis -> level of MM-MIMO runs whose heads' confidences are drawn: of cells with all their images, "
+        "and with one of them in the place of all",
     )
     maps: Maps | None = Field(None, description="networks whose features are drawn as maps; null: none")
     composition: tuple[DataPart, ...] = Field((), description="the data as a publication counts them")
@@ -225,12 +249,29 @@ def _check_names(study: Study, path: Path) -> None:
                 raise UserError(f"{path}: axes.{axis}: '{name}' is no name; take lower-case letters, digits and _")
         if axis in (*RESULT_COLUMNS, *KNOWN_METRICS, SEED):
             raise UserError(f"{path}: axes.{axis}: the table has a column of that name; choose another")
-        if ENSEMBLE in levels:
-            raise UserError(f"{path}: axes.{axis}: '{ENSEMBLE}' is the name of averaged runs; choose another")
+        _check_teachers(levels, f"{path}: axes.{axis}")
     if study.ensemble:
-        need_known(f"{path}: ensemble: axis", study.ensemble, study.axes)
+        ensemble = study.ensemble
+        need_known(f"{path}: ensemble: axis", ensemble.axis, study.axes)
+        if ensemble.name in study.axes[ensemble.axis]:
+            raise UserError(
+                f"{path}: axes.{ensemble.axis}: '{ensemble.name}' is the name of averaged runs; choose another"
+            )
+        for level in ensemble.levels:
+            need_known(f"{path}: ensemble: level of {ensemble.axis}", level, study.axes[ensemble.axis])
     for axis in study.compare:
         need_known(f"{path}: compare: axis", axis, [*study.axes, VIEWS])
+
+
+def _check_teachers(levels: Mapping[str, Level], where: str) -> None:
+    """Refuses teachers that are not trained before those they teach."""
+    earlier: list[str] = []
+    for name, level in levels.items():
+        for teacher in level.teachers:
+            need_known(f"{where}.{name}.teachers: level", teacher, levels)
+            if teacher not in earlier:
+                raise UserError(f"{where}.{name}.teachers: {teacher} is trained later; put it before {name}")
+        earlier.append(name)
 
 
 def _check_results(study: Study, path: Path) -> None:
@@ -253,7 +294,8 @@ def _check_results(study: Study, path: Path) -> None:
 def _check_published(study: Study, path: Path) -> None:
     """Refuses published rows that are no rows of the table, or values that are none."""
     columns: dict[str, Sequence[str]] = {
-        axis: [*levels, *([ENSEMBLE] if axis == study.ensemble else [])] for axis, levels in study.axes.items()
+        axis: [*levels, *([study.ensemble.name] if study.ensemble and axis == study.ensemble.axis else [])]
+        for axis, levels in study.axes.items()
     }
     columns |= {VIEWS: study.views, "on": study.on}
     seen: list[dict[str, Any]] = []
@@ -271,7 +313,12 @@ def _check_published(study: Study, path: Path) -> None:
         for metric, value in row.items():
             if metric in columns:
                 continue
-            need_known(f"{where} key", str(metric), [*columns, *study.metrics])
+            costs = COSTS if study.complexity else ()
+            need_known(f"{where} key", str(metric), [*columns, *study.metrics, *costs])
+            if metric in costs:
+                if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                    raise UserError(f"{where} {metric}: expected a number of millions, got {value!r}")
+                continue
             _check_value(f"{where} {metric}:", value)
 
 
@@ -279,6 +326,7 @@ def _check_looks(study: Study, path: Path) -> None:
     """Refuses rows to look at that are no rows of the table, and maps of no networks."""
     chosen = [("look_at", study.look_at.levels)] if study.look_at else []
     chosen += [("maps", levels) for levels in study.maps.levels] if study.maps else []
+    chosen += [("confidences", study.confidences)] if study.confidences else []
     for key, levels in chosen:
         for axis in study.axes:
             if axis not in levels:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from leukofold.blending.combining import blend_runs
-from leukofold.blending.loading import LoadedRun, average_logits, load_run
+from leukofold.blending.aligning import align_runs
+from leukofold.blending.loading import LoadedRun, Mean, average_logits, load_run
 from leukofold.corrections import LEAKING_LISTS
 from leukofold.errors import UserError
-from leukofold.metrics import AUC, area_under_curve, score
+from leukofold.metrics import AREAS, areas_under_curves, score
 from leukofold.runs import Predictions, RunFolder, digest_of
 from leukofold.studies.grid import Grid, StudyRun
 from leukofold.studies.schema import SCORED_ON
@@ -50,6 +50,7 @@ def score_all(grid: Grid, root: Path, remarks: list[str]) -> AllScored:
         What every combination of levels scored under every seed, where all its runs have the same complete folds.
     """
     loaded = {run.name: found for run in grid.runs if (found := _load(run, root, remarks)) is not None}
+    ensemble = grid.study.ensemble
     scored: dict[tuple[str, tuple[str, ...], int], Scored] = {}
     for levels in grid.combinations():
         for seed in grid.study.seeds:
@@ -57,8 +58,10 @@ def score_all(grid: Grid, root: Path, remarks: list[str]) -> AllScored:
             runs = [loaded[run.name] for run in members if run.name in loaded]
             if len(runs) < len(members) or len({tuple(set(run.folds.tolist())) for run in runs}) > 1:
                 continue
+            mean: Mean = ensemble.mean if ensemble is not None and len(runs) > 1 else "logits"
             try:
-                scored.update({(on, tuple(levels.values()), seed): each for on, each in _combine(runs, grid.study.on)})
+                parts = _combine(runs, grid.study.on, mean)
+                scored.update({(on, tuple(levels.values()), seed): each for on, each in parts})
             except UserError as error:
                 remarks.append(f"no ensemble: {error}")
     return scored
@@ -81,21 +84,23 @@ def _load(run: StudyRun, root: Path, remarks: list[str]) -> LoadedRun | None:
     return loaded
 
 
-def _combine(runs: Sequence[LoadedRun], on: Sequence[str]) -> Iterator[tuple[str, Scored]]:
+def _combine(runs: Sequence[LoadedRun], on: Sequence[str], mean: Mean) -> Iterator[tuple[str, Scored]]:
     """Averages runs, out of fold and on the hold-out that all of them have, or on parts of either."""
-    blend = blend_runs(runs)
-    folds = tuple(sorted(set(runs[0].folds.tolist())))
+    align_runs(runs)  # refuses what does not belong together
+    first = runs[0]
+    oof, metadata = average_logits([run.oof for run in runs], mean), first.metadata
+    folds = tuple(sorted(set(first.folds.tolist())))
     networks = []
     if all(run.holdouts for run in runs):
-        networks = [average_logits(of_fold) for of_fold in zip(*(run.holdouts for run in runs), strict=True)]
+        networks = [average_logits(of_fold, mean) for of_fold in zip(*(run.holdouts for run in runs), strict=True)]
     for part in on:
-        of_folds = tuple(fold for fold in folds if _has(blend.oof.rows(blend.folds == fold), part))
+        of_folds = tuple(fold for fold in folds if _has(oof.rows(first.folds == fold), part))
         if part != "holdout" and of_folds:
-            parts = tuple(_own(blend.oof.rows(blend.folds == fold), part) for fold in of_folds)
-            yield part, Scored(_own(blend.oof, part), parts, of_folds, blend.metadata)
+            parts = tuple(_own(oof.rows(first.folds == fold), part) for fold in of_folds)
+            yield part, Scored(_own(oof, part), parts, of_folds, metadata)
         elif part != "folds" and networks and _has(networks[0], part):
             pooled = _own(average_logits(networks), part)
-            yield part, Scored(pooled, tuple(_own(of_fold, part) for of_fold in networks), folds, blend.metadata)
+            yield part, Scored(pooled, tuple(_own(of_fold, part) for of_fold in networks), folds, metadata)
 
 
 def _has(scored: Predictions, part: str) -> bool:
@@ -120,4 +125,6 @@ def scores_of(scored: Predictions, view: str, metrics: Sequence[str]) -> dict[st
     """Scores images by every metric that is asked for."""
     labels, logits = labelled_logits(scored, view)
     values = score(labels, logits)
-    return {metric: area_under_curve(labels, logits) if metric == AUC else values[metric] for metric in metrics}
+    if not AREAS.keys().isdisjoint(metrics):
+        values |= areas_under_curves(labels, logits)
+    return {metric: values[metric] for metric in metrics}

@@ -11,11 +11,13 @@ from leukofold.runs import RUNS
 from leukofold.studies.composition import Composition
 from leukofold.studies.grid import Published
 from leukofold.studies.results import Best, Comparison, Place, Results, Row, Value
-from leukofold.studies.schema import OF_A_CLASS, RESULT_COLUMNS, VIEWS
+from leukofold.studies.schema import COSTS, OF_A_CLASS, RESULT_COLUMNS, VIEWS
 from leukofold.studies.scoring import labelled_logits
 
 NOTHING = "-"
 TITLES = {"single": "no TTA", "tta": "TTA", "folds": "out of fold", "holdout": "hold-out"}
+COST_TITLES = {"multiply_adds": "M multiply-adds", "parameters": "M parameters"}
+DIGITS = {"multiply_adds": 2, "parameters": 3}
 MEASURES = {"precision": "precision", "recall": "recall", "f1": "F1"}
 MARK = "*"  # at a level that has a note
 
@@ -59,6 +61,7 @@ def to_csv(results: Results) -> str:
                     "published_ci": published.ci,
                     "published_min": published.min,
                     "published_max": published.max,
+                    **(vars(cost) if (cost := results.costs.get(tuple(row.place.levels.values()))) else {}),
                     "folds": f"{row.folds}/{row.folds_wanted}",
                     "images": row.images,
                     "split_by": row.split_by,
@@ -122,6 +125,9 @@ def _main_table(results: Results) -> str:
     headers = list(names)
     for metric in study.metrics:
         headers += [titles[metric], *(["paper"] if metric in published else [])]
+    costs = {name: any(name in row for row in study.published) for name in (COSTS if study.complexity else ())}
+    for name, told in costs.items():
+        headers += [COST_TITLES[name], *(["paper"] if told else [])]
     headers += ["folds", "images", "split", "rendered"]
     body = []
     for row in results.rows:
@@ -132,6 +138,11 @@ def _main_table(results: Results) -> str:
             absent = "not run" if row.folds_wanted else "no hold-out"
             cells.append(_written(value) if value else absent if metric == study.metrics[0] else NOTHING)
             cells += [_as_published(_published(results, place, metric))] if metric in published else []
+        cost = results.costs.get(tuple(place.levels.values()))
+        for name, told in costs.items():
+            cells.append(NOTHING if cost is None else f"{getattr(cost, name) / 1e6:.{DIGITS[name]}f}")
+            mean = _published(results, place, name).mean
+            cells += [NOTHING if mean is None else f"{mean:.{DIGITS[name]}f}"] if told else []
         partial = " partial" if row.folds and not row.complete else ""
         cells += [f"{row.folds}/{row.folds_wanted}{partial}", str(row.images), row.split_by]
         cells.append({True: "yes", False: "no", None: NOTHING}[row.rendered])
@@ -179,7 +190,11 @@ def _legend(results: Results) -> str:
             "without)."
         )
     if study.ensemble:
-        lines.append(f"Ensemble: mean of the logits over {study.ensemble}.")
+        averaged = study.ensemble
+        levels = f" ({', '.join(averaged.levels)})" if averaged.levels else ""
+        lines.append(f"{averaged.name.capitalize()}: mean of the {averaged.mean} over {averaged.axis}{levels}.")
+    if study.complexity:
+        lines.append("Multiply-adds of one cell without TTA, and parameters, in millions.")
     if study.published:
         lines.append("Paper: as published.")
     notes = [
