@@ -5,6 +5,7 @@
     python scripts/render_cells.py --degrade input/external/acevedo --out input/degraded/acevedo
     python scripts/render_cells.py --contact-sheet docs/cells.png --severities docs/severities.png
     python scripts/render_cells.py --laboratories docs/laboratories.jpg
+    python scripts/render_cells.py --modalities docs/multimodal.jpg
 
 Behaviours: creates --out in one step. With --competition it gets the data set's files, rendered.json and
 rendered_truth.csv; an earlier rendered folder there is replaced, anything else refused. With --degrade it gets
@@ -29,6 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--contact-sheet", type=Path, metavar="FILE", help="draw all classes into one picture")
     parser.add_argument("--severities", type=Path, metavar="FILE", help="draw cells at severities 0 to 4")
     parser.add_argument("--laboratories", type=Path, metavar="FILE", help="draw RaabinWBC's and LISC's five classes")
+    parser.add_argument("--modalities", type=Path, metavar="FILE", help="draw multimodal cells in each modality")
     for name, field in RenderSpec.model_fields.items():
         kind = float if field.annotation is float else int
         parser.add_argument(
@@ -48,23 +50,24 @@ def main() -> None:
     makers = [option for option in (arguments.competition, arguments.degrade) if option is not None]
     if len(makers) != (arguments.out is not None):
         raise UserError("--out belongs together with --competition or with --degrade: give it and one of them")
-    pictures = arguments.contact_sheet or arguments.severities or arguments.laboratories
-    if not (makers or pictures):
+    pictures = (arguments.contact_sheet, arguments.severities, arguments.laboratories, arguments.modalities)
+    if not (makers or any(pictures)):
         raise UserError(
-            "nothing to draw: give --competition or --degrade and --out, --contact-sheet, --severities or "
-            "--laboratories"
+            "nothing to draw: give --competition or --degrade and --out, --contact-sheet, --severities, "
+            "--laboratories or --modalities"
         )
     if arguments.competition:
         spec = _spec(arguments)
         render(arguments.competition, arguments.out, spec, workers=arguments.workers)
         drawn = spec.images + (0 if arguments.competition in LABELLED else spec.test_images)
-        print(f"rendered {drawn} images in {arguments.competition}'s layout: {arguments.out}")
+        what = "cells" if arguments.competition == "multimodal" else "images"
+        print(f"rendered {drawn} {what} in {arguments.competition}'s layout: {arguments.out}")
     if arguments.degrade:
         from leukofold.rendering.degradation import degrade_folder  # late: loads OpenCV
 
         severities = degrade_folder(arguments.degrade, arguments.out, _spec(arguments).seed)
         print(f"degraded {len(severities)} images of {arguments.degrade}: {arguments.out}")
-    if pictures:
+    if any(pictures):
         from leukofold.rendering import contact_sheet  # late: loads OpenCV
 
         if arguments.contact_sheet:
@@ -73,6 +76,8 @@ def main() -> None:
             contact_sheet.save_picture(arguments.severities, contact_sheet.severity_strip(arguments.seed))
         if arguments.laboratories:
             contact_sheet.save_picture(arguments.laboratories, contact_sheet.laboratory_sheet(arguments.seed))
+        if arguments.modalities:
+            contact_sheet.save_picture(arguments.modalities, contact_sheet.modality_sheet(arguments.seed))
 
 
 def _spec(arguments: argparse.Namespace) -> RenderSpec:

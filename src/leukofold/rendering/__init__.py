@@ -18,7 +18,7 @@ __all__ = [
 EXTERNAL = ("acevedo", "blood8", "cellwiki")
 """Layouts of external data sets: they have no patients and no test images."""
 
-LABELLED = ("raabin", *EXTERNAL)
+LABELLED = ("raabin", "multimodal", *EXTERNAL)
 """Layouts all of whose images are labelled: a spec's ``test_images`` has no meaning for them."""
 
 LAYOUT_NAMES = ("wbcbench", "cnmc", *LABELLED)

@@ -25,7 +25,7 @@ class Leukocyte:
     """A drawn cell, ready to be put into an image.
 
     Attributes:
-        density: (S, S, 3) float32 optical density inside the cell.
+        density: (S, S, C) float32 optical density inside the cell, a channel for each of the stain vectors'.
         cover: (S, S) float32 in [0, 1]: where the cell hides what is behind it.
         radius: largest distance of the outline from the patch's middle, in pixels.
         neighbours: middles, relative to the patch's middle, of red cells that press into the cell.
@@ -194,6 +194,35 @@ def _illumination(shape: tuple[int, int], appearance: Appearance) -> FloatImage:
     return np.asarray(cv2.merge([field * channel for channel in appearance.light]), dtype=np.float32)
 
 
+def draw_density(label: str, appearance: Appearance, rng: np.random.Generator, shape: tuple[int, int]) -> FloatImage:
+    """Draws a cell in its smear as optical density, before any light falls on it.
+
+    Args:
+        label: a WBCBench class.
+        appearance: the patient's look; its vectors may have any number of channels C from 2 on.
+        rng: the image's own generator; what is taken from it does not depend on the vectors.
+        shape: (height, width) in pixels.
+
+    Returns:
+        (height, width, C) float32.
+    """
+    cell = draw_leukocyte(sample_morphology(label, rng), appearance, rng)
+    half = cell.cover.shape[0] // 2
+    x, y = (np.array(shape[::-1]) / 2 + np.clip(rng.normal(0, 2.5, 2), -6, 6)).astype(int).tolist()
+    neighbours = [(x + dx, y + dy) for dx, dy in cell.neighbours]
+    red = smear.red_cells(shape, (x, y), cell.radius, neighbours, appearance, rng)
+    purple = np.zeros(shape, np.float32)
+    smear.platelets(purple, (x, y), cell.radius, rng)
+    density = optical_density({"haemoglobin": _HAEMOGLOBIN * red, "azurophil": purple}, appearance)
+    x0, y0 = max(x - half, 0), max(y - half, 0)
+    x1, y1 = min(x + half, shape[1]), min(y + half, shape[0])
+    inside = (slice(y0 - y + half, y1 - y + half), slice(x0 - x + half, x1 - x + half))
+    window = density[y0:y1, x0:x1]
+    window *= (1 - cell.cover[inside])[:, :, None]
+    window += cell.density[inside]
+    return density
+
+
 def draw_image(
     label: str, appearance: Appearance, rng: np.random.Generator, shape: tuple[int, int] = (368, 368)
 ) -> NDArray[np.uint8]:
@@ -208,21 +237,7 @@ def draw_image(
     Returns:
         (height, width, 3) uint8 RGB.
     """
-    cell = draw_leukocyte(sample_morphology(label, rng), appearance, rng)
-    half = cell.cover.shape[0] // 2
-    x, y = (np.array(shape[::-1]) / 2 + np.clip(rng.normal(0, 2.5, 2), -6, 6)).astype(int).tolist()
-    neighbours = [(x + dx, y + dy) for dx, dy in cell.neighbours]
-    red = smear.red_cells(shape, (x, y), cell.radius, neighbours, appearance, rng)
-    purple = np.zeros(shape, np.float32)
-    smear.platelets(purple, (x, y), cell.radius, rng)
-    density = optical_density({"haemoglobin": _HAEMOGLOBIN * red, "azurophil": purple}, appearance)
-    x0, y0 = max(x - half, 0), max(y - half, 0)
-    x1, y1 = min(x + half, shape[1]), min(y + half, shape[0])
-    inside = (slice(y0 - y + half, y1 - y + half), slice(x0 - x + half, x1 - x + half))
-    window = density[y0:y1, x0:x1]
-    behind = 1 - cell.cover[inside]
-    window *= cv2.merge([behind, behind, behind])
-    window += cell.density[inside]
+    density = draw_density(label, appearance, rng, shape)
     return expose(transmit(density, _illumination(shape, appearance)), appearance, rng)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what the renderer draws: every class in a row, a cell at every severity, five in every laboratory."""
+"""Pictures of what the renderer draws: all classes, severities, laboratories and modalities."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukofold.errors import UserError
-from leukofold.rendering import raabin
+from leukofold.rendering import multimodal, raabin
 from leukofold.rendering.cell import draw_image
 from leukofold.rendering.degradation import MAX_SEVERITY, degrade
 from leukofold.rendering.lymphoid import draw_segmented_cell, sample_subject
@@ -18,6 +18,11 @@ from leukofold.rendering.stain import sample_appearance
 Picture = NDArray[np.uint8]
 
 CNMC_NAMES = {"hem": "C-NMC: normal", "all": "C-NMC: leukaemic"}
+
+MODALITY_NAMES = {
+    "Fluorescent": "acridine orange", "Color1": "unstained, violet", "Color2": "unstained, green",
+    "Color3": "unstained, red",
+}  # fmt: skip
 
 _WIDTH = 1400
 _LABEL_WIDTH = 180
@@ -98,6 +103,34 @@ def laboratory_sheet(seed: int = 0, columns: int = 8) -> Picture:
                 cells.append(raabin.draw_cell(part, label, raabin.smear_appearance(part, seed, column), rng))
             rows.append(labelled_row(part, label, cells, 150))
     return np.vstack(rows)
+
+
+def modality_sheet(seed: int = 0, columns: int = 2) -> Picture:
+    """Draws multimodal cells: a row for each modality, with the same cells of the five classes in every one.
+
+    Args:
+        seed: seed of cells and patients.
+        columns: cells, each of another patient, per class.
+
+    Returns:
+        (H, W, 3) uint8 RGB, white between the cells and behind the classes' names.
+    """
+    scenes = []
+    for number, label in enumerate(multimodal.COUNTS):
+        for column in range(columns):
+            look = multimodal.patient_look(seed, column)
+            rng = np.random.default_rng([seed, IMAGE_STREAM, number, column])
+            scenes.append((multimodal.draw_scene(label, look, rng), look))
+    rows = []
+    for row, (modality, name) in enumerate(MODALITY_NAMES.items()):
+        rng = np.random.default_rng([seed, IMAGE_STREAM, row])
+        cells = [multimodal.take_picture(modality, scene, look, rng) for scene, look in scenes]
+        rows.append(labelled_row(modality, name, cells, 150))
+    heading = np.full((32, rows[0].shape[1], 3), 255, np.uint8)
+    for number, label in enumerate(multimodal.COUNTS):
+        left = _LABEL_WIDTH + number * columns * (150 + _GAP)
+        cv2.putText(heading, label, (left + 4, 23), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (0, 0, 0), 2, cv2.LINE_AA)
+    return np.vstack([heading, *rows])
 
 
 def labelled_row(label: str, name: str, cells: list[Picture], side: int) -> Picture:

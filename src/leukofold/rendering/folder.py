@@ -15,7 +15,7 @@ from tqdm import tqdm
 from leukofold.errors import UserError
 from leukofold.files import beside
 from leukofold.processes import available_cores
-from leukofold.rendering import cnmc, raabin, wbcbench
+from leukofold.rendering import cnmc, multimodal, raabin, wbcbench
 from leukofold.rendering.external import AcevedoLayout, Blood8Layout, CellWikiLayout
 from leukofold.rendering.plan import PLANT_STREAM, Layout, PlannedImage
 from leukofold.rendering.spec import RenderSpec
@@ -24,6 +24,7 @@ LAYOUTS: dict[str, Layout] = {
     "wbcbench": wbcbench,
     "cnmc": cnmc,
     "raabin": raabin,
+    "multimodal": multimodal,
     "acevedo": AcevedoLayout(),
     "blood8": Blood8Layout(),
     "cellwiki": CellWikiLayout(),
@@ -119,20 +120,23 @@ def _draw_chunk(competition: str, root: Path, jobs: list[tuple[int, PlannedImage
 def _plant(layout: Layout, root: Path, images: list[PlannedImage], seed: int) -> None:
     """Writes the copies and damages the files that the plan says."""
     corrupt = 0
+    first: dict[tuple[str, str], int] = {}
     for index, image in enumerate(images):
+        # the pictures of one cell stay registered: all are moved as the first of them
+        number = first.setdefault((image.split, image.image_id), index)
         path = root / image.path
         if image.planted == "exact_duplicate":
             path.write_bytes((root / image.duplicate_of).read_bytes())
         elif image.planted == "near_duplicate":
-            path.write_bytes(_near_copy(layout, (root / image.duplicate_of).read_bytes(), seed, index))
+            path.write_bytes(_near_copy(layout, (root / image.duplicate_of).read_bytes(), seed, number))
         elif image.planted == "corrupt":
             path.write_bytes(_damaged(path.read_bytes(), corrupt))
             corrupt += 1
 
 
-def _near_copy(layout: Layout, content: bytes, seed: int, index: int) -> bytes:
+def _near_copy(layout: Layout, content: bytes, seed: int, number: int) -> bytes:
     """Encodes an image again, moved by a pixel and slightly brighter or darker; pure black stays so."""
-    rng = np.random.default_rng([seed, PLANT_STREAM, 3, index])
+    rng = np.random.default_rng([seed, PLANT_STREAM, 3, number])
     decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if decoded is None:
         raise UserError("the image to copy cannot be decoded")

@@ -14,7 +14,9 @@ class RenderSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    images: int = Field(900, ge=1, le=200_000, description="labelled images over all splits")
+    images: int = Field(
+        900, ge=1, le=200_000, description="labelled images over all splits; multimodal counts cells, of four images"
+    )
     test_images: int = Field(
         240,
         ge=1,
@@ -25,8 +27,8 @@ class RenderSpec(BaseModel):
         40,
         ge=1,
         le=10_000,
-        description="patients over all labelled splits (WBCBench), training subjects (C-NMC), or smears of Train and "
-        "TestA (RaabinWBC); external data sets have none",
+        description="patients over all labelled splits (WBCBench, multimodal), training subjects (C-NMC), or smears of "
+        "Train and TestA (RaabinWBC); external data sets have none",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random choice")
     wrong_labels: float = Field(0.0, ge=0.0, le=1.0, description="rate of labelled images whose written label is wrong")
