@@ -167,6 +167,12 @@ def test_the_counts_are_held_against_the_papers(multimodal: MultimodalInput) -> 
     assert counts.published.tolist() == [9616, 4448, 677, 124, 47]
     assert counts.published.sum() == 14912
     assert counts.found.sum() == multimodal.cells
+    assert report.unreadable == []
+    third = Path(COMPETITION.read(multimodal.root).frame["path:Color2"][7])
+    third.write_bytes(b"")
+    assert inspect_input(COMPETITION, multimodal.root, progress=False).unreadable == [
+        f"{third}: the file is empty; download it again"
+    ]
 
 
 def test_each_modality_has_a_cache_of_its_own_that_runs_share(multimodal: MultimodalInput, tmp_path: Path) -> None:

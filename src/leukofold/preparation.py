@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from leukofold import kaggle
+from leukofold.cells import image_files
 from leukofold.competitions import Competition
 from leukofold.errors import UserError
 from leukofold.images.reading import unreadable_images
@@ -61,7 +62,7 @@ def inspect_input(competition: Competition, root: Path, progress: bool = True) -
     return InputReport(
         counts=counts[(counts.found > 0) | (counts.published > 0)].reset_index(drop=True),
         missing=scan.missing,
-        unreadable=unreadable_images(scan.table.frame.path.tolist(), progress=progress),
+        unreadable=unreadable_images(image_files(scan.table.frame).path.tolist(), progress=progress),
         groups={str(split): int(n) for split, n in labelled.groupby("split").group.nunique().items()},
     )
 
