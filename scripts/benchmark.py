@@ -249,12 +249,12 @@ def latency(images: int, run: str | None, paths: list[Path] | None) -> None:
     config, network = _latency_network(run, paths)
     competition = get_competition(config.data.competition)
     with tempfile.TemporaryDirectory() as folder:
-        files = _latency_files(competition.name, images, Path(folder) / competition.name)
+        files = _latency_files(config, images, Path(folder) / competition.name)
         model = Path(folder) / "model.onnx"
         export_networks([network], config.image.size, model, {"class_names": list(competition.class_names)})
         print(
             f"{config.model.backbone} at {config.image.size} pixels, {f'run {run}' if run else 'random weights'}, on "
-            f"{len(files)} rendered images of {competition.title}; ms per image"
+            f"{len(files)} rendered cells of {competition.title}; ms per cell"
         )
         whole: dict[str, float] = {}
         for threads in sorted({1, available_cores()}):
@@ -277,6 +277,7 @@ def _latency_network(run: str | None, paths: list[Path] | None) -> "tuple[Config
 
     from leukofold.competitions import get_competition
     from leukofold.config import Config, load_config
+    from leukofold.experiment import modalities_seen
     from leukofold.exporting import load_folds
     from leukofold.models.classifier import Classifier
     from leukofold.runs import RunFolder
@@ -292,22 +293,26 @@ def _latency_network(run: str | None, paths: list[Path] | None) -> "tuple[Config
     untrained = config.model.model_copy(update={"pretrained": False})
     classes = get_competition(config.data.competition).class_names
     torch.manual_seed(0)
-    network = Classifier(untrained, config.image, len(classes)).eval()
+    network = Classifier(untrained, config.image, len(classes), len(modalities_seen(config)) or 1).eval()
     for name, value in network.named_parameters():
         if name.endswith("weight") and not value.any():  # timm lets residual blocks begin as nothing: no comparison
             torch.nn.init.constant_(value, 0.5)  # with 1, the logits of a ResNet-50 are so far apart that none is
     return config, network
 
 
-def _latency_files(competition: str, images: int, root: Path) -> list[str]:
-    """Draws images in the competition's format."""
+def _latency_files(config: "Config", images: int, root: Path) -> list[tuple[str, ...]]:
+    """Draws cells in the competition's format; returns the files of each that the network sees."""
+    from leukofold.cells import FILES_OF
     from leukofold.competitions import get_competition
+    from leukofold.experiment import modalities_seen
     from leukofold.rendering import RenderSpec, render
 
     # More than are timed: WBCBench needs 60, and Acevedo-20 has classes that are left out
-    render(competition, root, RenderSpec(images=2 * images, test_images=10, patients=6))
-    paths: list[str] = get_competition(competition).read(root).labelled.path.tolist()
-    return paths[:images]
+    name = config.data.competition
+    render(name, root, RenderSpec(images=2 * images, test_images=10, patients=6))
+    columns = [FILES_OF + modality for modality in modalities_seen(config)] or ["path"]
+    cells = get_competition(name).read(root).labelled[columns].head(images)
+    return list(cells.itertuples(index=False, name=None))
 
 
 def _cpu_ways(network: "Classifier", model: Path, threads: int) -> "dict[str, Network]":
@@ -351,7 +356,7 @@ def _pytorch(network: "Classifier", images: "np.ndarray") -> "np.ndarray":
 
 
 def _compare_networks(
-    title: str, ways: "dict[str, Network]", config: "Config", files: list[str], threads: int
+    title: str, ways: "dict[str, Network]", config: "Config", files: list[tuple[str, ...]], threads: int
 ) -> dict[str, float]:
     """Times several ways by turns, prints what they take, and returns the median ms per image of each."""
     import cv2
@@ -381,7 +386,7 @@ def _compare_networks(
 
 
 def _take_turns(
-    ways: "dict[str, Network]", config: "Config", batches: list[list[str]]
+    ways: "dict[str, Network]", config: "Config", batches: list[list[tuple[str, ...]]]
 ) -> "tuple[dict[str, np.ndarray], dict[str, np.ndarray]]":
     """Times every way on every batch of files; the ways take turns, so that a slow minute of the machine hits all.
 
@@ -399,9 +404,10 @@ def _take_turns(
     times: dict[str, list[list[float]]] = {way: [] for way in ways}
     results: dict[str, list[np.ndarray]] = {way: [] for way in ways}
 
-    def measure(network: "Network", batch: list[str]) -> "tuple[list[float], np.ndarray]":
+    def measure(network: "Network", batch: list[tuple[str, ...]]) -> "tuple[list[float], np.ndarray]":
         began = time.perf_counter()
-        images = np.ascontiguousarray(np.stack([preparation(read_image(f)) for f in batch]).transpose(0, 3, 1, 2))
+        cells = [np.concatenate([preparation(read_image(file)) for file in files], axis=2) for files in batch]
+        images = np.ascontiguousarray(np.stack(cells).transpose(0, 3, 1, 2))
         prepared = time.perf_counter()
         probabilities = network(images)
         _ = [competition.class_names[k] for k in probabilities.argmax(axis=1)]

@@ -17,7 +17,9 @@ from leukofold.errors import UserError
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--competition", required=True, metavar="NAME", help="wbcbench, cnmc, raabin, acevedo or multimodal")
+    parser.add_argument(
+        "--competition", required=True, metavar="NAME", help="wbcbench, cnmc, raabin, acevedo or multimodal"
+    )
     parser.add_argument("--input", type=Path, metavar="DIR", help="its folder (default: input/<competition>)")
     parser.add_argument("--download", action="store_true", help="fetch the files through the Kaggle client first")
     return parser.parse_args()

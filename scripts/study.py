@@ -6,10 +6,10 @@
     python scripts/study.py configs/studies/paper001.yaml --table
 
 Behaviours: creates oof/<study>/<levels>/ as scripts/train_fold.py does for a run, then oof/<study>/table.md and
-table.csv, and of what has run oof/<study>/figures/: learning_curves.png; seeds.png, a box plot of three seeds or more;
-maps.png where the study asks for maps of several laboratories; subjects.png and confusion.png of the best run, or of
-the one nearest to the mean of a row that the study names. What is complete is skipped, what was interrupted goes on.
-With --dry-run it creates nothing.
+table.csv, and of what has run oof/<study>/figures/: learning_curves.png; seeds.png, a box plot of three seeds or
+more; maps.png and confidences.png where the study asks for maps of several laboratories, or how sure MM-MIMO's heads
+are; subjects.png and confusion.png of the best run, or of the one nearest to the mean of a row that the study names.
+What is complete is skipped, what was interrupted goes on. With --dry-run it creates nothing.
 """
 
 import argparse

@@ -107,7 +107,7 @@ class MultimodalInput:
 
 
 @pytest.fixture(scope="session")
-def _drawn_multimodal(tmp_path_factory: pytest.TempPathFactory) -> MultimodalInput:
+def drawn_multimodal(tmp_path_factory: pytest.TempPathFactory) -> MultimodalInput:
     """Draws the cells, twelve of each class."""
     drawn = MultimodalInput(tmp_path_factory.mktemp("drawn") / "multimodal")
     names, modalities = get_competition("multimodal").class_names, ("Fluorescent", "Color1", "Color2")
@@ -132,10 +132,10 @@ def _drawn_multimodal(tmp_path_factory: pytest.TempPathFactory) -> MultimodalInp
 
 
 @pytest.fixture
-def multimodal(_drawn_multimodal: MultimodalInput, tmp_path_factory: pytest.TempPathFactory) -> MultimodalInput:
+def multimodal(drawn_multimodal: MultimodalInput, tmp_path_factory: pytest.TempPathFactory) -> MultimodalInput:
     """A copy of drawn multimodal cells, to be changed at will."""
     root = tmp_path_factory.mktemp("multimodal") / "input"
-    shutil.copytree(_drawn_multimodal.root, root)
+    shutil.copytree(drawn_multimodal.root, root)
     return MultimodalInput(root)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -123,7 +126,6 @@ def test_heads_for_one_image_are_refused() -> None:
     [
         ({"model": {"fusion": "mimo"}, "mixing": {"mixup": 0.5}}, "mimo trains on independent cells"),
         ({"svm": {}, "inference": {"tta": "none"}, "distillation": {"teachers": ["a"]}}, "distillation: teachers see"),
-        ({"distillation": {"teachers": []}}, "at least 1"),
         ({"distillation": {"teachers": ["a"], "temperature": 0}}, "greater than 0"),
     ],
 )
@@ -261,9 +263,7 @@ def test_probabilities_are_averaged_even_where_they_are_tiny(multimodal_runs: Ru
 
 
 class Runs:
-    """Finished trainings of a few epochs on drawn cells: one of each image, early fusion, MM-MIMO with and without
-    teachers.
-    """
+    """Short trainings on drawn cells."""
 
     def __init__(self, input_root: Path, work: Path) -> None:
         self.input, self.work, self.root = input_root, work, work / "oof"
@@ -299,9 +299,9 @@ TAUGHT = "distillation.teachers=[Fluorescent, Color1, Color2]"
 
 
 @pytest.fixture(scope="module")
-def multimodal_runs(_drawn_multimodal: MultimodalInput, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def multimodal_runs(drawn_multimodal: MultimodalInput, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """The trainings, once for all tests here; read only."""
-    runs = Runs(_drawn_multimodal.root, tmp_path_factory.mktemp("fusion"))
+    runs = Runs(drawn_multimodal.root, tmp_path_factory.mktemp("fusion"))
     for name in SEEN:
         runs.train(name, f"data.modalities=[{name}]")
     runs.train("early")
@@ -369,7 +369,7 @@ def test_a_resumed_training_keeps_its_teachers(multimodal_runs: Runs) -> None:
     [
         (
             ["distillation.teachers=[nobody]"],
-            "nobody: its fold 0 is not trained; train it first, with --fold 0",
+            "nobody: its fold 0 is not trained; train that run first",
         ),
         (
             ["model.fusion=mimo", "distillation.teachers=[Color1, Color2]"],
@@ -378,7 +378,11 @@ def test_a_resumed_training_keeps_its_teachers(multimodal_runs: Runs) -> None:
         (["model.fusion=mimo", f"{TAUGHT[:-1]}, early]"], "which sees that alone; name no more than these"),
         (["distillation.teachers=[Color1]", "image.size=40"], "image.size is 32 there and 40 here"),
         (["distillation.teachers=[Color1]", "data.modalities=[Color2]"], "sees Color1, which this run does not"),
-        (["distillation.teachers=[Color1]", "folds.seed=3"], "images are in other folds there"),
+        (
+            ["distillation.teachers=[Color1]", "folds.seed=3"],
+            "folds.seed is 0 there and 3 here; a teacher may not",
+        ),
+        (["distillation.teachers=[Color1]", "folds.left_out=1"], "folds.left_out is None there and 1 here"),
     ],
 )
 def test_teachers_that_are_not_fit_are_refused(multimodal_runs: Runs, changes: list[str], said: str) -> None:
@@ -387,6 +391,44 @@ def test_teachers_that_are_not_fit_are_refused(multimodal_runs: Runs, changes: l
     with pytest.raises(UserError, match=said) as caught:
         load_teachers(experiment, 0, torch.device("cpu"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"label_lists": "all folds"}, "was trained by lists of label issues that know the held-out labels"),
+        ({"data_fingerprint": "0"}, "of different data_fingerprint; name a run of the same input"),
+        ({"class_names": ["a"]}, "of different class_names"),
+        ({"debug": True}, "a debug run; train it whole first"),
+        ({"folds": [0]}, "60 images are in other folds there, c0 first"),
+    ],
+)
+def test_teachers_of_another_making_are_refused(multimodal_runs: Runs, changes: dict[str, object], said: str) -> None:
+    shutil.copytree(multimodal_runs.root / "Color1", multimodal_runs.root / "changed", dirs_exist_ok=True)
+    path = multimodal_runs.root / "changed" / "fold0" / "metadata.json"
+    if "folds" in changes:
+        folds = pd.read_csv(multimodal_runs.root / "changed" / "folds.csv")
+        folds.assign(fold=1 - folds.fold).to_csv(multimodal_runs.root / "changed" / "folds.csv", index=False)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    config = multimodal_runs.config("distillation.teachers=[changed]")
+    experiment = open_experiment(config, RunFolder("new", multimodal_runs.root), progress=False)
+    with pytest.raises(UserError, match=f"distillation.teachers: changed: {said}"):
+        load_teachers(experiment, 0, torch.device("cpu"))
+
+
+def test_a_debug_run_may_be_taught_by_debug_runs(multimodal_runs: Runs) -> None:
+    shutil.copytree(multimodal_runs.root / "Color1", multimodal_runs.root / "small-debug", dirs_exist_ok=True)
+    config = multimodal_runs.config("distillation.teachers=[small]")
+    for debug in (True, False):
+        run = RunFolder("new", multimodal_runs.root)
+        experiment = replace(open_experiment(config, run, progress=False), debug=debug)
+        if debug:
+            teachers = load_teachers(experiment, 0, torch.device("cpu"))
+            assert teachers is not None
+            assert list(teachers.digests) == ["small-debug"]
+        else:
+            with pytest.raises(UserError, match="small: its fold 0 is not trained"):
+                load_teachers(experiment, 0, torch.device("cpu"))
 
 
 def test_without_teachers_there_is_no_distillation(multimodal_runs: Runs) -> None:
@@ -415,9 +457,9 @@ def test_heads_confidences_are_of_what_each_is_fed(multimodal_runs: Runs) -> Non
     )
     color1 = pixels[:, 3:6].repeat(1, 3, 1, 1)
     heads = cast(ModalityHeads, network.head)
-    for name, given in ((ALL, pixels), ("Color1 alone", color1)):
+    for name, fed in ((ALL, pixels), ("Color1 alone", color1)):
         with torch.inference_mode():
-            expected = softmax(heads.each(network.embed(given)).numpy(), axis=2).max(axis=2)
+            expected = softmax(heads.each(network.embed(fed)).numpy(), axis=2).max(axis=2)
         assert panels[name] == pytest.approx(expected, abs=1e-5)
     with pytest.raises(UserError, match="early: has one head"):
         head_confidences(reopen(load_run(RunFolder("early", multimodal_runs.root))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,11 +97,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(_drawn_multimodal: MultimodalInput, folder: Path) -> Results:
+def trained(drawn_multimodal: MultimodalInput, folder: Path) -> Results:
     """A study of four methods, trained; read only."""
     published = [{"method": "late", "views": "single", "weighted_f1": 0.9, "multiply_adds": 591.16, "parameters": 5}]
     path = write_study(
-        folder, _drawn_multimodal.root, complexity=True, confidences={"method": "mimo_kd"}, published=published
+        folder, drawn_multimodal.root, complexity=True, confidences={"method": "mimo_kd"}, published=published
     )
     grid = load_study(path)
     train_runs(make_plan(grid, grid.runs, root=folder), root=folder)
@@ -114,9 +115,8 @@ def values_of(results: Results, method: str) -> dict[str, float]:
 
 def test_teachers_are_runs_of_the_same_study(trained: Results, folder: Path) -> None:
     grid = trained.grid
-    assert [run.config.distillation for run in grid.runs[:3]] == [None] * 3
+    assert [run.config.distillation.teachers for run in grid.runs[:3]] == [()] * 3
     taught = grid.runs[3].config.distillation
-    assert taught is not None
     assert list(taught.teachers) == ["studies/fusion/one", "studies/fusion/two"]
     metadata = RunFolder("studies/fusion/mimo_kd", folder).fold(1).metadata()
     assert list(metadata["teachers"]) == list(taught.teachers)
@@ -173,6 +173,7 @@ def test_the_heads_confidences_are_drawn_and_told(trained: Results, folder: Path
 def test_a_panel_for_each_input_has_a_line_for_each_head() -> None:
     rng = np.random.default_rng(0)
     panels = {name: rng.uniform(0.2, 1, (50, 2)) for name in ("all images", "A alone", "B alone")}
+    panels["B alone"][:, 1] = 0.5  # higher than all others
     figure = confidence_figure(panels, ["A", "B"], 5, "title", "note")
     drawn = [axes for axes in figure.axes if axes.patches]
     assert [axes.get_title(loc="left") for axes in drawn] == list(panels)
@@ -181,6 +182,8 @@ def test_a_panel_for_each_input_has_a_line_for_each_head() -> None:
             expected = np.histogram(values[:, k], np.linspace(0.2, 1, 21))[0] / 50
             assert line.get_data().values == pytest.approx(expected)  # type: ignore[attr-defined]
             assert line.get_edgecolor()[:3] == pytest.approx([int(COLOURS[k][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        assert axes.get_ylim()[0] == 0
+        assert axes.get_ylim()[1] > max(line.get_data().values.max() for line in axes.patches)  # type: ignore[attr-defined]
         assert [mark.get_xdata()[0] for mark in axes.lines] == pytest.approx(values.mean(axis=0))  # type: ignore[index]
 
 
@@ -225,14 +228,49 @@ def test_what_is_wrong_with_a_study_is_said(
         load_study(write_study(tmp_path, tmp_path / "input", methods, **keys))
 
 
-def test_time_is_planned_for_heads_and_teachers(_drawn_multimodal: MultimodalInput, tmp_path: Path) -> None:
-    grid = load_study(write_study(tmp_path, _drawn_multimodal.root))
+def test_a_missing_teacher_is_told_before_anything_is_trained(trained: Results, folder: Path) -> None:
+    grid = trained.grid
+    plans = make_plan(grid, grid.select(["method=mimo_kd"]), root=folder / "elsewhere")
+    with pytest.raises(UserError, match=r"mimo_kd: its teacher studies/fusion/one has no fold 0; train it"):
+        train_runs(plans, root=folder / "elsewhere")
+    assert not (folder / "elsewhere").exists()
+
+
+def test_other_weights_of_a_teacher_are_remarked_on(trained: Results, folder: Path) -> None:
+    copy = folder / "copy"
+    shutil.copytree(folder / "studies", copy / "studies")
+    weights = [RunFolder(f"studies/fusion/{name}", copy).fold(0).weights for name in ("one", "two")]
+    shutil.copy(weights[1], weights[0])
+    remarks = collect_results(trained.grid, root=copy, progress=False).remarks
+    assert remarks == ["studies/fusion/mimo_kd: taught by other networks than its teachers' now: studies/fusion/one"]
+
+
+def test_a_temperature_can_be_set_for_all_runs(drawn_multimodal: MultimodalInput, tmp_path: Path) -> None:
+    path = write_study(tmp_path, drawn_multimodal.root)
+    grid = load_study(path, overrides=["distillation.temperature=2"])
+    assert {run.config.distillation.temperature for run in grid.runs} == {2.0}
+
+
+def test_time_is_planned_for_heads_and_teachers(drawn_multimodal: MultimodalInput, tmp_path: Path) -> None:
+    grid = load_study(write_study(tmp_path, drawn_multimodal.root))
     plans = make_plan(grid, grid.runs, probe=True, root=tmp_path / "oof")
     assert [plan.images.modalities for plan in plans if plan.images] == [1, 1, 2, 2]
     seconds = [plan.seconds(plan.folds[0]) for plan in plans]
     assert all(each is not None and each > 0 for each in seconds)
     paces = [plan.pace.source for plan in plans if plan.pace]
     assert paces[0] == paces[1] != paces[2]
+
+
+def test_a_finished_training_tells_the_time_of_another_image(trained: Results, folder: Path) -> None:
+    copy = folder / "timed"
+    shutil.copytree(folder / "studies" / "fusion" / "one", copy / "studies" / "fusion" / "one")
+    path = copy / "studies" / "fusion" / "one" / "fold0" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    del metadata["config"]["model"]["fusion"]  # of an older version
+    path.write_text(json.dumps(metadata))
+    shutil.rmtree(copy / "studies" / "fusion" / "one" / "fold1")
+    plans = make_plan(trained.grid, trained.grid.runs, root=copy)
+    assert [plan.pace is not None for plan in plans] == [True, True, False, False]
 
 
 @pytest.fixture(scope="module")
@@ -269,8 +307,9 @@ def test_paper_003_is_the_published_recipe(paper: Grid) -> None:
         assert config.model.backbone in ("shufflenetv2_x1_0", "resnet34.tv_in1k")
         assert config.model.fusion == ("mimo" if "mimo" in run.levels["method"] else "early")
         taught = "kd" in run.levels["method"]
-        assert (config.distillation is not None) == taught
-        if config.distillation is not None:
+        assert config.distillation.temperature == 4
+        assert bool(config.distillation.teachers) == taught
+        if taught:
             backbone = run.levels["backbone"]
             single = ("fluorescent", "color1", "color2", "color3")
             expected = tuple(f"studies/paper003/{backbone}-{name}" for name in single)

@@ -47,6 +47,10 @@ def edit_list(root: Path, change: str) -> None:
         table.loc[3, "patient"] = ""
     elif change == "no label":
         table = table.drop(columns="label")
+    elif change == "age":
+        table["age"] = "30"
+    elif change == "empty":
+        table = table.head(0)
     elif change == "one modality":
         table = table.drop(columns=["Color1", "Color2"])
     table.to_csv(path, index=False)
@@ -106,12 +110,12 @@ def test_a_cell_that_lacks_an_image_is_named_and_the_others_are_found(
         (multimodal.root / table[modality][row]).unlink()
     scan = COMPETITION.scan(multimodal.root)
     expected = [
-        f"{table.cell_id[3]} in {multimodal.root}: no image of Color1, Color2",
-        f"{table.cell_id[5]} in {multimodal.root}: no image of Fluorescent",
+        f"{multimodal.root}: c3: no image of Color1, Color2",
+        f"{multimodal.root}: c5: no image of Fluorescent",
     ]
     assert scan.missing == expected
     assert len(scan.table.frame) == multimodal.cells - 2
-    with pytest.raises(UserError, match=f"2 listed images have no file, {table.cell_id[3]} in .*: no image of Color1"):
+    with pytest.raises(UserError, match=r"2 cells lack an image, .*: c3: no image of Color1"):
         COMPETITION.read(multimodal.root)
     (multimodal.root / "cells.csv").unlink()
     assert sorted(COMPETITION.scan(multimodal.root).missing) == sorted(expected)
@@ -127,6 +131,11 @@ def test_a_cell_that_lacks_an_image_is_named_and_the_others_are_found(
         ("same file", r"cells.csv: 1 images are listed more than once: .*c0.png; keep one of each"),
         ("patient", r"cells.csv: 1 labelled cells without a patient, c3 first; name each"),
         ("no label", r"cells.csv: no column 'label', only cell_id, patient, Fluorescent"),
+        (
+            "age",
+            r"cells.csv: column 'age' names no file that is there; columns beside cell_id, label",
+        ),
+        ("empty", r"cells.csv: lists no cell; fill it, or delete it"),
         ("one modality", r"images of 1 modality \(Fluorescent\); put a folder for each modality there"),
     ],
 )
@@ -156,7 +165,7 @@ def test_what_is_wrong_with_folders_is_said_in_one_line(multimodal: MultimodalIn
     with pytest.raises(UserError, match="'Blast' is no class"):
         COMPETITION.scan(root)
     (root / "Color2" / "Blast" / "x.png").unlink()
-    with pytest.raises(UserError, match="no images .* in folders of the modalities nothing"):
+    with pytest.raises(UserError, match=r"no images .* in folders of the modalities nothing"):
         registered_files(root, ["nothing"])
     assert find_modalities(root) == ["Color1", "Color2", "Fluorescent"]
 
@@ -261,6 +270,22 @@ def test_a_copy_of_any_image_makes_two_cells_one_group(multimodal: MultimodalInp
     assert groups[first] == groups[copy]
 
 
+def test_what_shows_what_is_part_of_the_fingerprint(multimodal: MultimodalInput) -> None:
+    path = multimodal.root / "cells.csv"
+    table = pd.read_csv(path, dtype=str)
+    prints = [COMPETITION.read(multimodal.root).fingerprint()]
+    for renamed in ({"Color1": "Color2", "Color2": "Color1"}, {"Color1": "Phase"}):
+        table.rename(columns=renamed).to_csv(path, index=False)
+        prints.append(COMPETITION.read(multimodal.root).fingerprint())
+    assert len(set(prints)) == 3
+
+
+def test_a_missing_folder_is_not_said_to_be_downloadable(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the input folder does not exist; .* put images of your own there") as caught:
+        COMPETITION.read(tmp_path / "nowhere")
+    assert "--download" not in str(caught.value)
+
+
 def config_of(multimodal: MultimodalInput, tmp_path: Path, **data: object) -> Config:
     """A configuration of the input."""
     given = {"competition": "multimodal", "root": multimodal.root, "cache": tmp_path / "cache", **data}
@@ -288,13 +313,14 @@ def test_without_patients_folds_are_said_to_be_of_images(multimodal: MultimodalI
     ("data", "said"),
     [
         ({"modalities": ["Colour1"]}, "data.modalities: multimodal has no 'Colour1'; there are Fluorescent, Color1"),
+        ({"modalities": ["Color1", "Color1"]}, "an image stands twice; name each once"),
         ({"domains": {"x": {"root": "elsewhere"}}}, "data.domains: their cells have one image each"),
     ],
 )
 def test_modalities_that_there_are_not_are_refused(
     multimodal: MultimodalInput, tmp_path: Path, data: dict[str, object], said: str
 ) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises((UserError, ValueError), match=said):
         read_competition(config_of(multimodal, tmp_path, **data))
 
 

@@ -102,10 +102,16 @@ class CellTable:
         return table.fillna(0).astype(int).set_axis(names, axis=1).rename_axis(index="split", columns=None)
 
     def fingerprint(self) -> str:
-        """Returns 16 hex digits that change with any id, label, group, source or file size, not with the folder."""
+        """Returns 16 hex digits that change with any id, label, group, source or file size, not with the folder.
+
+        Where there are several images of a cell, they change with the modalities' names, order and files too.
+        """
         digest = hashlib.sha256("\n".join(self.class_names).encode())
         for column in ("image_id", "bytes", "label", "group", "source", "is_external", "split"):
             digest.update("\n".join(self.frame[column].astype(str)).encode())
+        for name in modalities(self.frame):  # which file shows what counts too
+            sizes = (str(os.stat(path).st_size) for path in self.frame[FILES_OF + name])
+            digest.update("\n".join([name, *sizes]).encode())
         return digest.hexdigest()[:16]
 
 

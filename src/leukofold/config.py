@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from leukofold.layers import Section, load_layers
 from leukofold.rendering.spec import RenderSpec
@@ -68,6 +68,15 @@ class DataConfig(Section):
         None, min_length=1, description="where there are several images of a cell: those that the network sees, in "
         "this order; null: all",
     )  # fmt: skip
+
+    @field_validator("modalities")
+    @classmethod
+    def _each_once(cls, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Refuses an image that stands twice."""
+        if given is not None and len(set(given)) < len(given):
+            raise ValueError("an image stands twice; name each once")
+        return given
+
     external: Annotated[
         dict[str, ExternalConfig],
         BeforeValidator(lambda given: _without_false(given)),  # so that a delta can drop what it extends
@@ -308,10 +317,10 @@ class DistillationConfig(Section):
     """Knowledge distillation (Hinton et al. 2015): the loss gets T^2 KL(teacher || student), both softened by T."""
 
     teachers: tuple[str, ...] = Field(
-        min_length=1,
-        description="runs by name, of the same data and folds: each fold is taught by their networks that have not "
-        "seen it either, live, on the same augmented images. Several teach a single head by the mean of their "
-        "probabilities; with model.fusion: mimo each teaches the head of the one image that it sees itself",
+        (),
+        description="runs by name, of the same data and folds; none: no distillation. Each fold is taught by their "
+        "networks that have not seen it either, live, on the same augmented images. Several teach a single head by the "
+        "mean of their probabilities; with model.fusion: mimo each teaches the head of the one image that it sees",
     )
     temperature: float = Field(4.0, gt=0, description="T, which softens: logits are divided by it before the softmax")
 
@@ -456,7 +465,7 @@ class Config(Section):
     sampler: SamplerConfig = SamplerConfig()
     loss: LossConfig = LossConfig()
     mixing: MixingConfig = MixingConfig()
-    distillation: DistillationConfig | None = Field(None, description="teachers; null: none")
+    distillation: DistillationConfig = DistillationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     inference: InferenceConfig = InferenceConfig()
@@ -485,8 +494,8 @@ class Config(Section):
             raise ValueError(
                 "model.fusion: mimo trains on independent cells; set training.cached_views and mixing to 0"
             )
-        if self.distillation and (self.svm is not None or self.training.cached_views):
-            raise ValueError("distillation: teachers see the images that a network trains on; set it to null")
+        if self.distillation.teachers and (self.svm is not None or self.training.cached_views):
+            raise ValueError("distillation: teachers see the images that a network trains on; name none")
         return self
 
     @model_validator(mode="after")

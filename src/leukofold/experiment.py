@@ -236,12 +236,12 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     """
     data = config.data
     competition = get_competition(data.competition)
-    parts = (*competition.published_counts, *data.domains, *data.external)
+    preparation = Preparation(config.image, competition.preprocess)
+    table = read_cells(config, progress)
+    parts = dict.fromkeys((*competition.published_counts, *data.domains, *data.external, *table.frame.split))
     unknown = [name for name in config.image.crops if name not in parts]
     if unknown:
         raise UserError(f"image.crops: there is no split or target domain '{unknown[0]}'; known are {', '.join(parts)}")
-    preparation = Preparation(config.image, competition.preprocess)
-    table = read_cells(config, progress)
     input_fingerprint = table.fingerprint()
     hashes = survey_images(image_files(table.frame), data.cache, progress)
     pairs = find_duplicates(table.frame, hashes, data.cache, progress)
@@ -267,7 +267,7 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
         epochs = min(2, config.training.epochs)
         config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
     images = open_images(pd.concat([labelled, test]), preparation, competition.name, data, progress)
-    rendered = _any_rendered(table.frame.path)
+    rendered = _any_rendered(image_files(table.frame).path)
     return Experiment(
         config,
         run,

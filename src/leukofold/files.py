@@ -1,5 +1,6 @@
 """Writing whole files: beside the target first, then renamed, so that no reader ever sees half a file."""
 
+import hashlib
 import json
 import uuid
 import zipfile
@@ -54,3 +55,12 @@ def working_path(path: Path) -> str:
     """Shows a path below the working folder as relative to it."""
     absolute, here = path.resolve(), Path.cwd()
     return absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) else str(path)
+
+
+def sha256(path: Path) -> str:
+    """Returns a file's SHA-256 digest, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -31,7 +31,7 @@ def grad_cam(network: nn.Module, images: np.ndarray, targets: np.ndarray) -> np.
 
     Args:
         network: In evaluation mode.
-        images: n x S x S x 3 uint8, the network's prepared inputs.
+        images: n x S x S x C uint8, the network's prepared inputs.
         targets: n class indices.
 
     Returns:
@@ -83,7 +83,7 @@ class _Explained(nn.Module):
         self.features = nn.Identity()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns n x K logits of n x 3 x S x S uint8, as the classifier does."""
+        """Returns n x K logits of n x C x S x S uint8, as the classifier does."""
         backbone = self.network.backbone
         features = self.features(backbone.forward_features(self.network.normalise(images)))
         logits: torch.Tensor = self.network.head(backbone.forward_head(features))

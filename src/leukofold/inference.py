@@ -79,7 +79,7 @@ def view_logits(model: nn.Module, images: torch.Tensor, views: Sequence[View]) -
 
     Args:
         model: In evaluation mode.
-        images: n x 3 x S x S uint8.
+        images: n x C x S x S uint8.
         views: From a batch to a batch of the same shape, the identity first.
 
     Returns:

@@ -72,7 +72,10 @@ def list_images(source: Path, modalities: Sequence[str] = (), check: bool = True
         cells = files.index.tolist()
     elif source.suffix.lower() == ".csv" and source.is_file():
         table = read_list(source, names)
-        files, cells = listed_files(source, table, names), (table[names[0]]).tolist()
+        files = listed_files(source, table, names)
+        cells = [
+            next(filter(None, row), f"row {number}") for number, row in enumerate(table[names].to_numpy(), start=2)
+        ]
     else:
         raise UserError(f"--images {source}: neither a folder nor a CSV file that is there")
     if files.empty:

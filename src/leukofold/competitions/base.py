@@ -19,7 +19,7 @@ class Scan:
 
     Attributes:
         table: The images that are there.
-        missing: Listed images whose files are not there, as paths.
+        missing: Listed images whose files are not there, as paths; or cells that lack one of their images, and which.
     """
 
     table: CellTable
@@ -73,8 +73,9 @@ class Competition(ABC):
         """
         found = self.scan(root)
         if found.missing:
+            what = "cells lack an image" if self.modalities else "listed images have no file"
             raise UserError(
-                f"{len(found.missing)} listed images have no file, {found.missing[0]} first; all are named by "
+                f"{len(found.missing)} {what}, {found.missing[0]} first; all are named by "
                 f"'python scripts/prepare_input.py --competition {self.name} --input {root}'"
             )
         return found.table
@@ -140,17 +141,18 @@ class Competition(ABC):
         return UserError(f"{self.title} has no leaderboard: there is no submission to write, check or upload")
 
 
-def need_folder(root: Path, competition: str) -> None:
-    """Refuses an input folder that is missing or empty.
+def need_folder(root: Path, competition: Competition) -> None:
+    """Refuses a competition's input folder that is missing or empty.
 
     Raises:
         UserError: It is, and how to fill it.
     """
     if not root.is_dir() or not any(root.iterdir()):
         state = "is empty" if root.is_dir() else "does not exist"
+        remedy = f"let 'python scripts/prepare_input.py --competition {competition.name} --download' fetch them"
         raise UserError(
-            f"{root}: the input folder {state}; see input/README.md for the files, or let "
-            f"'python scripts/prepare_input.py --competition {competition} --download' fetch them"
+            f"{root}: the input folder {state}; see input/README.md for the files, or "
+            f"{remedy if competition.kaggle_download else competition.by_hand}"
         )
 
 

@@ -63,7 +63,7 @@ class CNMC(Competition):
 
     def scan(self, root: Path) -> Scan:
         """Finds the marker folders and reads their names; see the base class."""
-        need_folder(root, self.name)
+        need_folder(root, self)
         folders = _marker_folders(root)
         rows, missing = _training_rows(root, folders["train"]), []
         if folders["prelim"]:

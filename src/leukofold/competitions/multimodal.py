@@ -50,7 +50,7 @@ class MultimodalData(Competition):
 
     def scan(self, root: Path) -> Scan:
         """Reads the list, or finds the folders of modalities and classes; see the base class."""
-        need_folder(root, self.name)
+        need_folder(root, self)
         cells, files = _from_list(root / LIST) if (root / LIST).is_file() else _from_folders(root)
         if len(files.columns) < 2:
             raise UserError(
@@ -58,7 +58,7 @@ class MultimodalData(Competition):
                 "modality there, with a folder for each class in it"
             )
         whole = (files != "").all(axis=1).to_numpy()
-        missing = lacking_modalities((cells.cell_id + f" in {root}").tolist(), files)
+        missing = [f"{root}: {cell}" for cell in lacking_modalities(cells.cell_id.tolist(), files)]
         cells, files = cells[whole], files[whole]
         sizes = files.map(lambda path: Path(path).stat().st_size).sum(axis=1)
         table = CellTable.from_columns(
@@ -80,7 +80,14 @@ def _from_list(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Reads ``cells.csv``: cell_id, label, group and split of each cell, and its files."""
     table = read_list(path, ("cell_id", "label"))
     names = _in_order([name for name in table.columns if name not in TOLD])
+    if table.empty:
+        raise UserError(f"{path}: lists no cell; fill it, or delete it where the folders tell the classes")
     _need_once(path, table.cell_id.tolist())
+    for name in names:
+        if not any((path.parent / file).is_file() for file in table[name] if file):
+            raise UserError(
+                f"{path}: column '{name}' names no file that is there; columns beside {', '.join(TOLD)} are modalities"
+            )
     files = listed_files(path, table, names)
     patients = table.patient if "patient" in table else table.cell_id
     nameless = table.cell_id[(patients == "") & (table.label != "")]

@@ -71,7 +71,7 @@ class WBCBench(Competition):
 
     def scan(self, root: Path) -> Scan:
         """Reads the four lists and finds their images; see the base class."""
-        need_folder(root, self.name)
+        need_folder(root, self)
         rows = pd.concat([_read_list(root / name, split) for name, split in LISTS.items()], ignore_index=True)
         rows = _drop_repeated(rows)
         sizes = {split: file_sizes(root / folder) for split, folder in FOLDERS.items()}

@@ -50,7 +50,7 @@ def confidence_figure(
             axes.stairs(share, edges, color=colours[head], linewidth=1.2)
             axes.plot(values.mean(), 0, "^", color=colours[head], markersize=5, clip_on=False, zorder=3)
         axes.set_title(name, loc="left", fontsize=TEXT, fontweight="bold", color=INK)
-        axes.set_ylim(bottom=0)
+    grid[0, 0].set_ylim(bottom=0)  # of all, and only once each is drawn: the limits would be the first one's
     for axes in grid.ravel()[len(panels) :]:
         axes.set_axis_off()
     for axes in grid.ravel()[max(0, len(panels) - IN_A_ROW) : len(panels)]:

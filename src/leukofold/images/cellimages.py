@@ -12,7 +12,6 @@ from leukofold.config import DataConfig
 from leukofold.images.cache import ImageCache, open_cache
 from leukofold.images.preparing import Preparation
 
-
 GAP = 3  # pixels between images that are shown together
 
 

@@ -1,6 +1,5 @@
 """Weights of backbones from a file."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,6 +11,7 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 from leukofold.errors import UserError, first_line, name_some
+from leukofold.files import sha256
 
 State = Mapping[str, torch.Tensor]
 
@@ -84,15 +84,6 @@ def widened(state: State, stems: Sequence[str], channels: int) -> State:
         key: adapt_input_conv(channels, value) if key in names and value.shape[1] == 3 else value
         for key, value in state.items()
     }
-
-
-def sha256(path: Path) -> str:
-    """Returns a file's SHA-256 digest, in hexadecimal."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read_state(path: Path) -> State:

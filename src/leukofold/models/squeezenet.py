@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
 from torchvision.models import squeezenet1_1 as torchvision_squeezenet  # type: ignore[import-untyped]
 
 from leukofold.models.pooled import PooledNetwork
@@ -32,7 +33,7 @@ class SqueezeNet(PooledNetwork):
 
     Args:
         num_classes: Of the classifier; 0: the pooled features come out.
-        in_chans: Channels of the input; torchvision's network takes 3.
+        in_chans: Channels of the input.
         drop_rate: Dropout before the classifier.
         global_pool: ``avg``, or "" for none.
     """
@@ -41,9 +42,9 @@ class SqueezeNet(PooledNetwork):
         self, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0, global_pool: str = "avg"
     ) -> None:
         super().__init__(WIDTH, num_classes, drop_rate, global_pool)
-        if in_chans != 3:
-            raise ValueError(f"squeezenet1_1 takes 3 channels, not {in_chans}")
         self.features = torchvision_squeezenet(weights=None).features
+        if in_chans != 3:  # torchvision's network has no such argument
+            self.features[0] = nn.Conv2d(in_chans, 64, kernel_size=3, stride=2)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Tells timm which stage a parameter belongs to; the first convolution is the stem."""

@@ -48,7 +48,7 @@ def confidences_figure(results: Results, root: Path = RUNS) -> Figure | None:
     except UserError as error:
         results.remarks.append(f"no confidences of {run.name}: {error}")
         return None
-    heads = reopened.images().modalities
+    heads = reopened.seen
     for name, values in panels.items():
         means = "  ".join(f"{head} {mean:.2f}" for head, mean in zip(heads, values.mean(axis=0), strict=True))
         results.remarks.append(f"mean confidence of the heads, fed {name}: {means}")
@@ -70,10 +70,12 @@ def head_confidences(reopened: ReopenedRun) -> Mapping[str, np.ndarray]:
         head's highest probability; the competition's cells by fold.
 
     Raises:
-        UserError: The run has one head, or images or weights are not there any more.
+        UserError: The run has one head or adapts its batch statistics, or images or weights are not there any more.
     """
     if reopened.config.model.fusion != "mimo":
         raise UserError(f"{reopened.run.name}: has one head; confidences are of model.fusion: mimo")
+    if reopened.config.inference.batch_statistics == "domain":
+        raise UserError(f"{reopened.run.name}: scores with batch statistics that its networks do not keep")
     images = reopened.images()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sources = [tuple(range(images.count)), *((k,) * images.count for k in range(images.count))]

@@ -1,5 +1,7 @@
 """What a study's networks cost: multiply-adds of one cell, and parameters."""
 
+from pathlib import Path
+
 import torch
 
 from leukofold.competitions import get_competition
@@ -7,19 +9,21 @@ from leukofold.config import Config
 from leukofold.experiment import modalities_seen
 from leukofold.models.classifier import Classifier
 from leukofold.models.complexity import Complexity, complexity
-from leukofold.studies.grid import Grid
+from leukofold.runs import RUNS, RunFolder
+from leukofold.studies.grid import Grid, StudyRun
 
 Costs = dict[tuple[str, ...], Complexity]
 """Levels of a row -> its cost."""
 
 
-def count_costs(grid: Grid) -> Costs:
+def count_costs(grid: Grid, root: Path = RUNS) -> Costs:
     """Counts what each row's networks cost, those of averaged runs together.
 
     Networks are counted with random weights: no file and no image is read.
 
     Args:
         grid: The study.
+        root: Where runs lie: those that have begun tell how many images of a cell they see.
 
     Returns:
         The costs, of all rows whose runs are networks.
@@ -33,15 +37,21 @@ def count_costs(grid: Grid) -> Costs:
         members = grid.members(levels, grid.study.seeds[0])
         if any(run.config.svm is not None for run in members):
             continue
-        own = [_cost(run.config, known) for run in members]
+        own = [_cost(run.config, _images_of_a_cell(run, root), known) for run in members]
         costs[tuple(levels.values())] = sum(own[1:], start=own[0])
     return costs
 
 
-def _cost(config: Config, known: dict[str, Complexity]) -> Complexity:
+def _images_of_a_cell(run: StudyRun, root: Path) -> int:
+    """Returns how many images of a cell a run sees, or is to see."""
+    begun = (RunFolder(run.name, root).fold(k).metadata() for k in run.config.folds.numbers)
+    seen = next((metadata.get("modalities", ()) for metadata in begun if metadata), modalities_seen(run.config))
+    return len(seen) or 1
+
+
+def _cost(config: Config, images: int, known: dict[str, Complexity]) -> Complexity:
     """Counts one network, each kind once."""
     competition = get_competition(config.data.competition)
-    images = len(modalities_seen(config)) or 1
     model = config.model.model_copy(update={"pretrained": False})
     key = f"{model.model_dump_json()} {config.image.side} {images} {competition.name}"
     if key not in known:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from leukofold.cells import modalities
@@ -141,7 +142,7 @@ class RunPlan:
             forward, views = FORWARD_SHARE * self.pace.image, len(tta_views(config.inference))
             scored = at_the_end * views * forward
             validated = validation * (views if config.training.validate_with_tta else 1)
-            taught = trained * (len(config.distillation.teachers) if config.distillation else 0)
+            taught = trained * len(config.distillation.teachers)
             epoch = epoch or trained * self.pace.image + (validated + taught) * forward
         return None if epoch is None else (config.training.epochs - fold.epochs) * epoch + scored
 
@@ -296,7 +297,7 @@ def _earlier_pace(grid: Grid, run: StudyRun, root: Path) -> Pace | None:
         for path in RunFolder(other.name, root).path.glob("fold[0-9]*"):
             folder = FoldFolder(path)
             metadata, history = folder.metadata(), _history(folder)
-            if metadata and history is not None and _work({**run.config.resolved(), **metadata["config"]}) == work:
+            if metadata and history is not None and _work(_resolved(metadata)) == work:
                 age = folder.history.stat().st_mtime
                 found.append(((other.name == run.name, age), metadata, history, f"{other.name} {path.name}"))
     if not found:
@@ -306,13 +307,23 @@ def _earlier_pace(grid: Grid, run: StudyRun, root: Path) -> Pace | None:
     return Pace(1 / float(history.images_per_second.median()), float(history.seconds.median()), f"times as in {where}")
 
 
+def _resolved(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a fold's configuration, keys that are newer than the fold at their defaults."""
+    try:
+        return Config.model_validate(metadata["config"]).resolved()
+    except ValidationError:  # a key is gone, or takes other values now
+        return {}
+
+
 def _work(config: Mapping[str, Any]) -> str:
     """Returns what decides how long an epoch takes: network, image size, data, folds, precision."""
+    if not config:
+        return ""
     training, data, folds = config["training"], config["data"], config["folds"]
     return json.dumps(
         [
             [config["model"].get(key) for key in ("backbone", "head", "frozen", "normalisation", "fusion")],
-            [data.get("modalities"), len((config.get("distillation") or {}).get("teachers", ()))],
+            [data.get("modalities") and len(data["modalities"]), len(config["distillation"]["teachers"])],
             config.get("svm"),
             [config["image"].get(key) for key in ("size", "input_size")],
             [data["competition"], data["render"]],

@@ -203,7 +203,7 @@ def collect_results(grid: Grid, root: Path = RUNS, progress: bool = True) -> Res
         count_composition(study.composition, grid.runs[0].config) if study.composition else None,
         _best(grid, scored) if study.look_at is None else _nearest_to_mean(grid, scored, study.look_at),
         remarks,
-        count_costs(grid) if study.complexity else {},
+        count_costs(grid, root) if study.complexity else {},
     )
 
 

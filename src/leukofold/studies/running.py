@@ -20,7 +20,7 @@ def train_runs(plans: Sequence[RunPlan], root: Path = RUNS) -> None:
         root: Where runs lie.
 
     Raises:
-        UserError: An input is missing or a fold is of other settings (both before anything is trained), or a
+        UserError: An input or a teacher is missing or a fold is of other settings (before anything is trained), or a
             training fails; its message begins with the run's name.
     """
     wanted = [plan for plan in plans if plan.open_folds]
@@ -33,6 +33,7 @@ def train_runs(plans: Sequence[RunPlan], root: Path = RUNS) -> None:
                 f"{plan.run.name}: fold {other.fold} was trained with {other.state.removeprefix('of ')} than the "
                 f"study's now; give the study another name with --name NAME, or delete {root / plan.run.name}"
             )
+    _need_teachers(wanted, root)
     with joined_processes():
         for plan in wanted:
             AcceleratorState._reset_state()  # accelerate takes a precision once
@@ -40,3 +41,17 @@ def train_runs(plans: Sequence[RunPlan], root: Path = RUNS) -> None:
                 train_folds(plan.run.config, RunFolder(plan.run.name, root), plan.open_folds, resume=True, debug=False)
             except UserError as error:
                 raise UserError(f"{plan.run.name}: {error}") from None
+
+
+def _need_teachers(wanted: Sequence[RunPlan], root: Path) -> None:
+    """Refuses runs whose teachers are neither trained nor about to be."""
+    trained: set[tuple[str, int]] = set()
+    for plan in wanted:
+        for teacher in plan.run.config.distillation.teachers:
+            for fold in plan.open_folds:
+                if (teacher, fold) not in trained and not RunFolder(teacher, root).fold(fold).complete:
+                    raise UserError(
+                        f"{plan.run.name}: its teacher {teacher} has no fold {fold}; train it first, or name its level "
+                        "with --only too"
+                    )
+        trained |= {(plan.run.name, fold) for fold in plan.open_folds}

@@ -11,6 +11,7 @@ from leukofold.blending.aligning import align_runs
 from leukofold.blending.loading import LoadedRun, Mean, average_logits, load_run
 from leukofold.corrections import LEAKING_LISTS
 from leukofold.errors import UserError
+from leukofold.files import sha256
 from leukofold.metrics import AREAS, areas_under_curves, score
 from leukofold.runs import Predictions, RunFolder, digest_of
 from leukofold.studies.grid import Grid, StudyRun
@@ -79,9 +80,23 @@ def _load(run: StudyRun, root: Path, remarks: list[str]) -> LoadedRun | None:
         return None
     if digest_of(loaded.metadata) != run.config.digest():
         remarks.append(f"{run.name}: trained with other settings than the study's now")
+    anew = _trained_anew(folder)
+    if anew:
+        remarks.append(f"{run.name}: taught by other networks than its teachers' now: {', '.join(anew)}")
     if loaded.metadata.get("label_lists") == "all folds":
         remarks.append(f"{run.name}: {LEAKING_LISTS}")
     return loaded
+
+
+def _trained_anew(run: RunFolder) -> list[str]:
+    """Names the teachers of a run that have other weights now than when they taught."""
+    changed: dict[str, None] = {}
+    for fold in run.complete_folds():
+        for name, digest in run.fold(fold).metadata().get("teachers", {}).items():
+            weights = RunFolder(name, run.root).fold(fold).weights
+            if weights.is_file() and sha256(weights) != digest:
+                changed[name] = None
+    return list(changed)
 
 
 def _combine(runs: Sequence[LoadedRun], on: Sequence[str], mean: Mean) -> Iterator[tuple[str, Scored]]:

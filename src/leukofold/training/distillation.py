@@ -15,9 +15,9 @@ from torch import nn
 
 from leukofold.errors import UserError, name_some
 from leukofold.experiment import Experiment
-from leukofold.models.pretrained import sha256
+from leukofold.files import sha256
 from leukofold.models.trained import load_network, trained_config
-from leukofold.runs import RunFolder
+from leukofold.runs import RunFolder, chosen_on_scored
 
 FORM = {"denoise", "stain", "crop", "crops", "size"}
 """What decides a prepared image: a teacher has to see images as it was trained on."""
@@ -105,7 +105,7 @@ def load_teachers(experiment: Experiment, fold: int, device: torch.device) -> Di
         UserError: A teacher is not trained, or of other data, folds or images than the student.
     """
     settings, config = experiment.config.distillation, experiment.config
-    if settings is None:
+    if not settings.teachers:
         return None
     teachers = [_load(experiment, name, fold, device) for name in dict.fromkeys(settings.teachers)]
     seen = experiment.images.modalities
@@ -125,12 +125,21 @@ def load_teachers(experiment: Experiment, fold: int, device: torch.device) -> Di
 def _load(experiment: Experiment, name: str, fold: int, device: torch.device) -> Teacher:
     """Loads one teacher, if it is fit to teach."""
     run = RunFolder(name, experiment.run.root)
-    own, where = run.fold(fold), f"distillation.teachers: {name}"
+    if experiment.debug and not run.fold(fold).complete:
+        run = RunFolder(f"{name}-debug", experiment.run.root)  # few batches of everything may be taught by such a run
+    own, where = run.fold(fold), f"distillation.teachers: {run.name}"
     metadata = own.metadata()
     if not own.complete or not metadata:
-        raise UserError(f"{where}: its fold {fold} is not trained; train it first, with --fold {fold}")
-    _need_fit(experiment, run, metadata, where)
+        raise UserError(f"{where}: its fold {fold} is not trained; train that run first")
     config = trained_config(run, metadata)
+    ours, theirs = (each.folds.model_dump() for each in (experiment.config, config))
+    different = [key for key in ours if ours[key] != theirs[key]]
+    if different:
+        raise UserError(
+            f"{where}: folds.{different[0]} is {theirs[different[0]]} there and {ours[different[0]]} here; a teacher "
+            "may not have seen what is held out here: train it by the same folds"
+        )
+    _need_fit(experiment, run, metadata, where)
     if config.svm is not None:
         raise UserError(f"{where}: a support vector machine cannot teach a network; name a network's run")
     ours, theirs = (each.image.model_dump(include=FORM) for each in (experiment.config, config))
@@ -146,22 +155,30 @@ def _load(experiment: Experiment, name: str, fold: int, device: torch.device) ->
         raise UserError(f"{where}: sees {unseen[0]}, which this run does not; add it to data.modalities")
     sees = tuple(seen.index(modality) for modality in metadata.get("modalities", [])) or (0,)
     network = load_network(config, own, len(metadata["class_names"]), device).requires_grad_(False)
-    return Teacher(name, network, sees, sha256(own.weights))
+    return Teacher(run.name, network, sees, sha256(own.weights))
 
 
 def _need_fit(experiment: Experiment, run: RunFolder, metadata: Mapping[str, Any], where: str) -> None:
     """Refuses a teacher of other data, classes or folds: it would have seen what is held out."""
-    facts = experiment.metadata(0)
-    for key in ("competition", "class_names", "data_fingerprint"):
-        if metadata[key] != facts[key]:
+    table = experiment.table
+    ours = {
+        "competition": experiment.competition.name,
+        "class_names": list(table.class_names),
+        "data_fingerprint": table.fingerprint(),
+    }
+    for key, value in ours.items():
+        if metadata[key] != value:
             raise UserError(f"{where}: of different {key}; name a run of the same input")
+    if metadata.get("label_lists") == "all folds":
+        raise UserError(
+            f"{where}: was trained by lists of label issues that know the held-out labels; see folds.left_out"
+        )
     folds = run.split().set_index("image_id").fold
     theirs = folds.reindex(experiment.labelled.image_id).to_numpy()
     if metadata["debug"] and not experiment.debug:
         raise UserError(f"{where}: a debug run; train it whole first")
     differing = experiment.labelled.image_id[theirs != experiment.folds]
     if len(differing):
-        raise UserError(
-            f"{where}: {len(differing)} images are in other folds there, {differing.iloc[0]} first; a teacher may not "
-            "have seen what is held out here: train it by the same folds"
-        )
+        raise UserError(f"{where}: {len(differing)} images are in other folds there, {differing.iloc[0]} first")
+    if chosen_on_scored(metadata) and experiment.config.training.keep == "last":
+        raise UserError(f"{where}: its epoch was chosen on the images that are scored here; train it to the last one")

@@ -12,9 +12,8 @@ from accelerate import Accelerator
 from leukofold.config import Config, ModelConfig
 from leukofold.errors import UserError, first_line
 from leukofold.experiment import Experiment, experiment_summary, open_experiment
-from leukofold.files import working_path
+from leukofold.files import sha256, working_path
 from leukofold.metrics import METRICS, score
-from leukofold.models.pretrained import sha256
 from leukofold.runs import Predictions, RunFolder, chosen_on_scored
 from leukofold.training.launch import main_first, make_accelerator
 from leukofold.training.trackers import CsvTracker

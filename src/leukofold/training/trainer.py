@@ -216,7 +216,8 @@ class Trainer:
         state = load_state(self.folder.state)
         if state.get("teachers", {}) != self.teachers:
             raise UserError(
-                f"{self.folder.path}: its teachers were trained anew since; train it afresh, without --resume"
+                f"{self.folder.path}: its teachers were trained anew since; train it afresh, without --resume, or "
+                "delete that folder"
             )
         self.network.load_state_dict(state["model"])
         if self.ema is not None:
@@ -270,7 +271,7 @@ class Trainer:
 
     @torch.inference_mode()
     def _loss_of(self, labels: np.ndarray, logits: np.ndarray) -> float:
-        """Computes the training's loss of given logits, for labels that are neither smoothed nor mixed."""
+        """Computes the loss of given logits, for labels that are neither smoothed nor mixed; of one head, untaught."""
         device = self.accelerator.device
         targets = soft_targets(torch.tensor(labels, device=device), self.classes, 0.0)
         return float(self.loss(torch.from_numpy(logits).to(device), targets))
