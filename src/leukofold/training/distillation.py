@@ -132,23 +132,15 @@ def _load(experiment: Experiment, name: str, fold: int, device: torch.device) ->
     if not own.complete or not metadata:
         raise UserError(f"{where}: its fold {fold} is not trained; train that run first")
     config = trained_config(run, metadata)
-    ours, theirs = (each.folds.model_dump() for each in (experiment.config, config))
-    different = [key for key in ours if ours[key] != theirs[key]]
-    if different:
-        raise UserError(
-            f"{where}: folds.{different[0]} is {theirs[different[0]]} there and {ours[different[0]]} here; a teacher "
-            "may not have seen what is held out here: train it by the same folds"
-        )
+    _need_same(
+        where, "folds", config.folds.model_dump(), experiment.config.folds.model_dump(),
+        "a teacher may not have seen what is held out here",
+    )  # fmt: skip
     _need_fit(experiment, run, metadata, where)
     if config.svm is not None:
         raise UserError(f"{where}: a support vector machine cannot teach a network; name a network's run")
-    ours, theirs = (each.image.model_dump(include=FORM) for each in (experiment.config, config))
-    different = [key for key in ours if ours[key] != theirs[key]]
-    if different:
-        raise UserError(
-            f"{where}: image.{different[0]} is {theirs[different[0]]} there and {ours[different[0]]} here; a teacher "
-            "has to see the images that it was trained on"
-        )
+    theirs, ours = (each.image.model_dump(include=FORM) for each in (config, experiment.config))
+    _need_same(where, "image", theirs, ours, "a teacher has to see the images that it was trained on")
     seen = experiment.images.modalities
     unseen = [modality for modality in metadata.get("modalities", []) if modality not in seen]
     if unseen:
@@ -156,6 +148,13 @@ def _load(experiment: Experiment, name: str, fold: int, device: torch.device) ->
     sees = tuple(seen.index(modality) for modality in metadata.get("modalities", [])) or (0,)
     network = load_network(config, own, len(metadata["class_names"]), device).requires_grad_(False)
     return Teacher(run.name, network, sees, sha256(own.weights))
+
+
+def _need_same(where: str, section: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], why: str) -> None:
+    """Refuses a teacher that a section of the configuration makes unfit."""
+    for key, value in ours.items():
+        if theirs[key] != value:
+            raise UserError(f"{where}: {section}.{key} is {theirs[key]} there and {value} here; {why}")
 
 
 def _need_fit(experiment: Experiment, run: RunFolder, metadata: Mapping[str, Any], where: str) -> None:
