@@ -266,7 +266,7 @@ def test_the_benchmark_compares_both_on_a_configurations_network(
     runpy.run_path(str(SCRIPTS / "benchmark.py"), run_name="__main__")
     cv2.setNumThreads(opencv_threads)
     said = capsys.readouterr().out
-    assert "test_resnet at 32 pixels, random weights, on 30 rendered images of C-NMC 2019; ms per image\n" in said
+    assert "test_resnet at 32 pixels, random weights, on 30 rendered cells of C-NMC 2019; ms per cell\n" in said
     number = r" +\d+\.\d"
     for way in ("PyTorch", "PyTorch, channels last", "ONNX Runtime"):
         assert re.search(

@@ -157,10 +157,10 @@ def test_a_missing_or_empty_folder_is_refused_with_the_way_to_fill_it(tmp_path: 
 
 
 def test_an_unknown_competition_is_refused_with_the_nearest() -> None:
-    assert names() == ["acevedo", "cnmc", "raabin", "wbcbench"]
+    assert names() == ["acevedo", "cnmc", "multimodal", "raabin", "wbcbench"]
     with pytest.raises(UserError, match="did you mean 'wbcbench'"):
         get_competition("wbc-bench")
-    with pytest.raises(UserError, match="known ones: acevedo, cnmc, raabin, wbcbench"):
+    with pytest.raises(UserError, match="known ones: acevedo, cnmc, multimodal, raabin, wbcbench"):
         get_competition("base")
 
 

@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from leukofold.figures.style import (
     BLUE,
     INK,
-    MUTED,
     ORANGE,
     PAGE_WIDTH,
     PALE,
@@ -21,6 +20,7 @@ from leukofold.figures.style import (
     TEXT,
     calm,
     finished,
+    legend_below,
     new_figure,
     shorten,
 )
@@ -59,16 +59,7 @@ def box_figure(
     handles = [Line2D([], [], linestyle="", marker="o", markersize=3, color=INK, label="one training")]
     if any(published.values()):
         handles.append(Line2D([], [], linestyle="", marker="D", markersize=4, color=ORANGE, label="published mean"))
-    figure.legend(
-        handles=handles,
-        loc="outside lower left",
-        ncols=2,
-        frameon=False,
-        fontsize=SMALL,
-        labelcolor=INK,
-        title=note,
-        alignment="left",
-    ).get_title().set(fontsize=SMALL, color=MUTED)
+    legend_below(figure, handles, 2, note)
     return finished(figure)
 
 

@@ -12,12 +12,12 @@ from matplotlib.lines import Line2D
 from leukofold.figures.style import (
     COLOURS,
     INK,
-    MUTED,
     PAGE_WIDTH,
     SMALL,
     TEXT,
     calm,
     finished,
+    legend_below,
     new_figure,
 )
 
@@ -59,14 +59,5 @@ def confidence_figure(
     for axes in grid[:, 0]:
         axes.set_ylabel("share of cells", fontsize=SMALL, color=INK)
     handles = [Line2D([], [], color=colours[head], label=f"head of {head}") for head in heads]
-    figure.legend(
-        handles=handles,
-        loc="outside lower left",
-        ncols=4,
-        frameon=False,
-        fontsize=SMALL,
-        labelcolor=INK,
-        title=note,
-        alignment="left",
-    ).get_title().set(fontsize=SMALL, color=MUTED)
+    legend_below(figure, handles, 4, note)
     return finished(figure)

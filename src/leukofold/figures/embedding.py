@@ -19,6 +19,7 @@ from leukofold.figures.style import (
     class_colours,
     class_markers,
     finished,
+    legend_below,
     new_figure,
     shorten,
 )
@@ -114,11 +115,7 @@ def domain_figure(
                markeredgecolor=MUTED, label=name)
         for name, mark in zip(names, marks, strict=True)
     ]  # fmt: skip
-    legend = figure.legend(
-        handles=handles, loc="outside lower left", ncols=7, frameon=False, fontsize=SMALL, labelcolor=INK, title=note,
-        alignment="left",
-    )  # fmt: skip
-    legend.get_title().set(fontsize=SMALL, color=MUTED)
+    legend_below(figure, handles, 7, note)
     return finished(figure)
 
 

@@ -96,6 +96,15 @@ def legend_above(axes: Axes, handles: Sequence[Line2D]) -> None:
     )  # fmt: skip
 
 
+def legend_below(figure: Figure, handles: Sequence[Line2D], columns: int, note: str = "") -> None:
+    """Puts a legend below all panels, and a note above it."""
+    legend = figure.legend(
+        handles=list(handles), loc="outside lower left", ncols=columns, frameon=False, fontsize=SMALL, labelcolor=INK,
+        title=note, alignment="left",
+    )  # fmt: skip
+    legend.get_title().set(fontsize=SMALL, color=MUTED)
+
+
 def name_rows(axes: Axes, names: Sequence[str], counts: Sequence[int] | None = None) -> None:
     """Names the rows 0, 1, ... of an axes at its left, with the number of images in a column of its own.
 
