@@ -19,6 +19,7 @@ from leukofold.config import Config, DataConfig, ImageConfig, Transform, load_co
 from leukofold.duplicates import find_duplicates, merge_groups
 from leukofold.errors import UserError
 from leukofold.experiment import open_experiment, read_competition
+from leukofold.gallery import augmentation_sheet
 from leukofold.images.cellimages import open_images
 from leukofold.images.preparing import Preparation
 from leukofold.images.reading import read_image, survey_images
@@ -226,6 +227,17 @@ def test_augmentation_keeps_the_images_of_a_cell_registered() -> None:
         assert np.array_equal(stack[0], augmentation(image[None], seed)[0])  # as of a cell with one image
         seen.add(stack[0].tobytes())
     assert len(seen) == 6
+
+
+def test_a_picture_of_augmentations_shows_all_images_of_a_cell() -> None:
+    path = Path(__file__).resolve().parents[1] / "configs" / "multimodal" / "paper003" / "base.yaml"
+    four = augmentation_sheet(load_config([path], ["mixing.mixup=0.5"]))
+    one = augmentation_sheet(load_config([path], ["mixing.mixup=0.5", "data.modalities=[Color2]"]))
+    assert four.shape == one.shape  # two cells of four images, or eight of one
+    rows = np.split(four[: len(four) // 4 * 4], 4)
+    grey = rows[0][:, -440:]  # the three bands of the last cell
+    assert (np.ptp(grey, axis=2) == 0).all()
+    assert not np.array_equal(rows[0], rows[1])
 
 
 def test_a_loader_brings_colours_one_image_after_another(multimodal: MultimodalInput, tmp_path: Path) -> None:

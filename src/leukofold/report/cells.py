@@ -185,4 +185,5 @@ def _heat_row(
         backbone += f", {reopened.seen[0]}"
     if reopened.config.inference.batch_statistics == "domain":
         what = f"{what}, by the training's batch statistics"
-    return SheetRow(backbone, f"{what}; {shorten(reopened.run.name, 30)}", shown)
+    name = reopened.run.name.rpartition("/")[2]  # a whole path has no place to be broken at
+    return SheetRow(backbone, f"{what}; {shorten(name, 30)}", shown)
