@@ -238,12 +238,9 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     competition = get_competition(data.competition)
     preparation = Preparation(config.image, competition.preprocess)
     table = read_cells(config, progress)
-    parts = dict.fromkeys((*competition.published_counts, *data.domains, *data.external, *table.frame.split))
-    unknown = [name for name in config.image.crops if name not in parts]
-    if unknown:
-        raise UserError(f"image.crops: there is no split or target domain '{unknown[0]}'; known are {', '.join(parts)}")
-    input_fingerprint = table.fingerprint()
-    hashes = survey_images(image_files(table.frame), data.cache, progress)
+    _need_known_crops(config, competition, table)
+    input_fingerprint, files = table.fingerprint(), image_files(table.frame)
+    hashes = survey_images(files, data.cache, progress)
     pairs = find_duplicates(table.frame, hashes, data.cache, progress)
     external = table.frame.is_external.to_numpy()
     grouped = table.frame.assign(group=merge_groups(table.frame.group.tolist(), pairs, external))
@@ -267,7 +264,7 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
         epochs = min(2, config.training.epochs)
         config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
     images = open_images(pd.concat([labelled, test]), preparation, competition.name, data, progress)
-    rendered = _any_rendered(image_files(table.frame).path)
+    rendered = _any_rendered(files.path)
     return Experiment(
         config,
         run,
@@ -284,6 +281,15 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
         rendered,
         debug,
     )
+
+
+def _need_known_crops(config: Config, competition: Competition, table: CellTable) -> None:
+    """Refuses a crop for a part that the data do not have."""
+    data = config.data
+    parts = dict.fromkeys((*competition.published_counts, *data.domains, *data.external, *table.frame.split))
+    unknown = [name for name in config.image.crops if name not in parts]
+    if unknown:
+        raise UserError(f"image.crops: there is no split or target domain '{unknown[0]}'; known are {', '.join(parts)}")
 
 
 def _a_few(labelled: pd.DataFrame, folds: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from leukofold.competitions import get_competition
 from leukofold.config import Config
 from leukofold.errors import UserError, name_some
 from leukofold.files import replacing
-from leukofold.images.preparing import Preparation
+from leukofold.images.preparing import FORM, Preparation
 from leukofold.images.reading import IMAGE_SUFFIXES, read_image, unreadable_images
 from leukofold.inference import View, adapted_copy, score_rows, tta_views, view_logits
 from leukofold.loaders import SizedDataset, as_channels, make_loader
@@ -234,7 +234,7 @@ def _adapted(
 
 def _form(member: Member) -> str:
     """Names what is done to an image before a member's networks see it; members often share it."""
-    form = member.config.image.model_dump_json(include={"denoise", "stain", "crop", "crops", "size"})
+    form = member.config.image.model_dump_json(include=FORM)
     return f"{form} {' '.join(member.modalities)}"
 
 

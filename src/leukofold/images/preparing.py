@@ -16,6 +16,9 @@ from leukofold.images.stain import StainNormalisation
 VERSION = 1
 """Raised whenever the same settings give other pixels, so that caches of an older version count as outdated."""
 
+FORM = {"denoise", "stain", "crop", "crops", "size"}
+"""Keys of ``ImageConfig`` that decide a prepared image's pixels: networks that share them can see the same one."""
+
 
 class Preparation:
     """Brings decoded images to the network's input size; the same for training, validation and test.

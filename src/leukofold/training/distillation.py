@@ -16,11 +16,9 @@ from torch import nn
 from leukofold.errors import UserError, name_some
 from leukofold.experiment import Experiment
 from leukofold.files import sha256
+from leukofold.images.preparing import FORM
 from leukofold.models.trained import load_network, trained_config
 from leukofold.runs import RunFolder, chosen_on_scored
-
-FORM = {"denoise", "stain", "crop", "crops", "size"}
-"""What decides a prepared image: a teacher has to see images as it was trained on."""
 
 
 @dataclass(frozen=True)
