@@ -33,6 +33,11 @@ def parse_arguments() -> argparse.Namespace:
         help="the split or target domain whose crop the images get, where runs have several",
     )
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), help="default: bf16 on GPUs that have it")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the networks first: takes minutes, pays for many thousand images",
+    )
     return parser.parse_args()
 
 
@@ -54,7 +59,9 @@ def main() -> None:
         members = load_members(arguments.run, accelerator.device, RUNS)
         seen, first = seen_by(members), accelerator.is_main_process
         files = main_first(accelerator, lambda: list_images(arguments.images, seen, check=first))
-        logits = predict_images(members, files, accelerator, arguments.batch_size, None, arguments.crop_of)
+        logits = predict_images(
+            members, files, accelerator, arguments.batch_size, None, arguments.crop_of, arguments.compile
+        )
     if accelerator.is_main_process:
         write_predictions(arguments.out, files.iloc[:, 0].tolist(), logits, members[0].class_names)
         networks = sum(len(member.networks) for member in members)

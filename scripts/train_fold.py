@@ -2,10 +2,12 @@
 
     accelerate launch scripts/train_fold.py --fold 0
     accelerate launch scripts/train_fold.py --config configs/wbcbench/convnextv2_tiny.yaml --fold all --resume
+    accelerate launch --multi_gpu scripts/train_fold.py --fold all --fold-per-process
 
 Behaviours: creates oof/<run>/folds.csv and, per fold, oof/<run>/fold<k>/ with oof.npz, test.npz,
 metadata.json, history.csv, best.safetensors, metrics.json and last/. With the default configuration
-(configs/demo.yaml) it first renders its own images into input/demo/.
+(configs/demo.yaml) it first renders its own images into input/demo/. Several processes train each fold together, one
+fold after the other; with --fold-per-process each trains folds of its own, on a GPU of its own.
 """
 
 import argparse
@@ -27,6 +29,11 @@ def parse_arguments() -> argparse.Namespace:
         help="the run's name (default: the configuration's path); under torchrun write --run-name",
     )
     parser.add_argument("--fold", nargs="+", action="extend", metavar="K", help="one fold, several, or all (default)")
+    parser.add_argument(
+        "--fold-per-process",
+        action="store_true",
+        help="each process of the launcher trains folds of its own on its own GPU; training.batch_size is that of each",
+    )
     parser.add_argument("--resume", action="store_true", help="skip complete folds, go on with an interrupted one")
     parser.add_argument("--debug", action="store_true", help="a few batches of everything, into <run>-debug")
     return parser.parse_args()
@@ -66,11 +73,22 @@ def main() -> None:
     name = (arguments.run or run_name(paths)) + ("-debug" if arguments.debug else "")
 
     from leukofold.runs import RunFolder
+
+    run, own = RunFolder(name), folds
+    if arguments.fold_per_process:  # now: mistakes so far are told once, and nothing has imported torch or tqdm
+        from leukofold.training.parting import part_from_others
+
+        rank, processes = part_from_others()
+        own = folds[rank::processes]
+        if not own:
+            print(f"process {rank} of {processes}: no fold is left for it")
+            return
+
     from leukofold.training.fold import train_folds
     from leukofold.training.launch import joined_processes
 
     with joined_processes():
-        train_folds(config, RunFolder(name), folds, arguments.resume, arguments.debug)
+        train_folds(config, run, own, arguments.resume, arguments.debug, beside=folds)
 
 
 if __name__ == "__main__":

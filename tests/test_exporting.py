@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 import leukofold
@@ -25,6 +24,7 @@ from leukofold.errors import UserError
 from leukofold.exporting import OnnxClassifier, description_path, export_networks, export_run, load_folds
 from leukofold.models.classifier import Classifier
 from leukofold.runs import RunFolder
+from leukofold.training.checkpoint import save_weights
 
 if TYPE_CHECKING:
     from tests.conftest import Commands, RunMaker
@@ -61,7 +61,7 @@ def make_run(runs: "RunMaker", config: Config, classes: int, **changes: Any) -> 
     run = runs.make("tiny", trained=(0, 2), config=config.resolved(), **changes).folder
     networks = [tiny_network(config, classes, seed) for seed in (0, 2)]
     for k, network in zip((0, 2), networks, strict=True):
-        save_file(network.state_dict(), run.fold(k).weights)
+        save_weights(network, run.fold(k).weights)
     return run, networks
 
 
@@ -261,7 +261,9 @@ def test_the_benchmark_compares_both_on_a_configurations_network(
         f"data: {{competition: cnmc}}\nimage: {{size: {SIZE}}}\nmodel: {{backbone: test_resnet, one_logit: true}}\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "latency", "--config", "tiny.yaml", "--images", "30"])
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark.py", "latency", "--config", "tiny.yaml", "--images", "30", "--out", "."]
+    )
     opencv_threads = cv2.getNumThreads()
     runpy.run_path(str(SCRIPTS / "benchmark.py"), run_name="__main__")
     cv2.setNumThreads(opencv_threads)
@@ -276,9 +278,14 @@ def test_the_benchmark_compares_both_on_a_configurations_network(
             re.MULTILINE,
         )
         assert re.search(rf"^  {way} \(CPU, 1 thread\) +(not )?met,{number} ms$", said, re.MULTILINE)
-    differences = re.findall(r"(?:last|Runtime) / PyTorch: .*; largest difference of a probability (\S+)$", said, re.M)
+    differences = re.findall(r"(?:last|Runtime) / PyTorch .*; largest difference of a probability (\S+)$", said, re.M)
     assert len(differences) >= 2
     assert max(map(float, differences[:2])) < 1e-5
     if not torch.cuda.is_available():
-        assert "GPU\n  not measured: no GPU here\n" in said
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+        assert re.search(r"^GPU\n  PyTorch, ONNX Runtime +not measured: no GPU here; ", said, re.MULTILINE)
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", "latency.json"}
+    saved = json.loads((tmp_path / "latency.json").read_text())
+    assert saved["command"] == "python scripts/benchmark.py latency --config tiny.yaml --images 30 --out ."
+    assert saved["machine"]["cores"] == 1
+    assert [row["name"] for row in saved["results"]][:3] == ["PyTorch", "PyTorch, channels last", "ONNX Runtime"]
+    assert f"median {saved['results'][0]['median_ms']:7.1f}," in said

@@ -1,6 +1,6 @@
 """What every command line shares: how it ends, and which configuration arguments it takes.
 
-Light on purpose: only the standard library is imported here, so that ``--help`` answers at once.
+Light on purpose: no library is imported here, so that ``--help`` answers at once.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from leukofold.errors import UserError
+from leukofold.processes import keep_freed_memory
 
 OTHERS_WAIT = 5  # seconds
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
@@ -37,6 +38,7 @@ def main_guard(main: Callable[[], None]) -> Callable[[], None]:
     def guarded() -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        keep_freed_memory()
         try:
             main()
         except UserError as error:

@@ -280,6 +280,11 @@ class ModelConfig(Section):
         description="modules that do not train, by name or pattern, such as backbone or backbone.layer1*: neither "
         "their weights nor their batch statistics move, and their dropout is off",
     )
+    channels_last: bool | None = Field(
+        None,
+        description="keep an image's channels together in memory: faster for most networks with batch normalisation, "
+        "of no use to others; null: for those that have it",
+    )
 
 
 class SvmConfig(Section):

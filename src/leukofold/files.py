@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 DAMAGED_ARRAYS = (KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile)
 """What reading a damaged or foreign ``.npz`` file may raise."""
 
@@ -38,6 +40,28 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(lock: Path, what: str | None = None) -> Iterator[None]:
+    """Lets one process at a time through the block; the others wait.
+
+    Args:
+        lock: A file that stands for it; its folder is created.
+        what: What the process is doing that is waited for, for people; None: nothing is said.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    try:
+        held.acquire(blocking=False)
+    except TimeoutError:
+        if what is not None:
+            print(f"waiting for another process that {what}", flush=True)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def write_text(path: Path, text: str) -> None:

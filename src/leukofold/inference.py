@@ -85,7 +85,8 @@ def view_logits(model: nn.Module, images: torch.Tensor, views: Sequence[View]) -
     Returns:
         n x 2 x K float32: the mean of the logits over all views, and those of the first view alone.
     """
-    logits = torch.stack([model(view(images)).float() for view in views])
+    # contiguous: else a compiled network would be compiled again for each view, which is strided otherwise
+    logits = torch.stack([model(view(images).contiguous()).float() for view in views])
     return torch.stack([logits.mean(dim=0), logits[0]], dim=1)
 
 

@@ -23,11 +23,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from tqdm import tqdm
 
 from leukofold.errors import UserError
-from leukofold.files import working_path, write_json
+from leukofold.files import alone, working_path, write_json
 from leukofold.images.preparing import Preparation
 from leukofold.images.reading import read_image
 from leukofold.processes import available_cores
@@ -76,10 +75,7 @@ def open_cache(
     if (folder / "cache.json").exists():
         return ImageCache(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"))
-    if progress and _is_held(lock):
-        print(f"waiting for another process that is building {working_path(folder)}")
-    with lock:
+    with alone(folder.with_suffix(".lock"), f"is building {working_path(folder)}" if progress else None):
         if not (folder / "cache.json").exists():
             _build(frame, preparation, settings, folder, progress)
     return ImageCache(folder)
@@ -94,15 +90,6 @@ def _key(frame: pd.DataFrame, settings: dict[str, Any]) -> str:
         stat = os.stat(path)
         digest.update(f"{image_id}\0{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def _is_held(lock: FileLock) -> bool:
-    """Tells whether another process holds a lock."""
-    try:
-        with lock.acquire(blocking=False):
-            return False
-    except TimeoutError:
-        return True
 
 
 def _build(

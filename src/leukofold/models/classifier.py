@@ -18,7 +18,7 @@ from leukofold.models import (
 )
 from leukofold.models.freezing import frozen_modules
 from leukofold.models.heads import ModalityHeads, build_head
-from leukofold.models.normalisation import freeze_batch_norm, replace_batch_norm
+from leukofold.models.normalisation import batch_norms, freeze_batch_norm, replace_batch_norm
 from leukofold.models.pretrained import load_backbone, widened
 
 
@@ -62,6 +62,8 @@ class Classifier(nn.Module):
         self._frozen = frozen_modules(self, model.frozen)
         if model.normalisation == "frozen":
             self._frozen += freeze_batch_norm(self.backbone)
+        if model.channels_last or (model.channels_last is None and batch_norms(self.backbone)):
+            self.to(memory_format=torch.channels_last)
 
     @property
     def channels(self) -> int:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     FoldTrainer = Trainer | MachineTrainer
 
 
-def train_folds(config: Config, run: RunFolder, folds: Sequence[int], resume: bool, debug: bool) -> None:
+def train_folds(
+    config: Config, run: RunFolder, folds: Sequence[int], resume: bool, debug: bool, beside: Sequence[int] = ()
+) -> None:
     """Trains folds one after the other, on all processes together.
 
     Args:
@@ -34,6 +36,7 @@ def train_folds(config: Config, run: RunFolder, folds: Sequence[int], resume: bo
         folds: Fold numbers.
         resume: Skip complete folds and go on with interrupted ones; else they are trained afresh.
         debug: A few batches of everything.
+        beside: Folds that other processes train by the same command.
 
     Raises:
         UserError: The data cannot be used, or the run's folder holds something else.
@@ -48,7 +51,7 @@ def train_folds(config: Config, run: RunFolder, folds: Sequence[int], resume: bo
             f"  {config.model_title}, {accelerator.num_processes} process(es) on {accelerator.device.type}, "
             f"precision {accelerator.mixed_precision}, results in {working_path(run.path)}"
         )
-    replaced = () if resume else range(config.folds.count) if debug else folds
+    replaced = () if resume else range(config.folds.count) if debug else (*folds, *beside)
     for fold in folds:
         own = make_accelerator(config.training, run)
         train_fold(experiment, fold, own, resume, replaced)

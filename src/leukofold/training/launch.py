@@ -56,6 +56,8 @@ def make_accelerator(training: TrainingConfig, run: RunFolder) -> Accelerator:
         torch.set_num_threads(cores_per_process())
     # Not warn_only: with it, fused attention keeps its non-deterministic backward pass
     torch.use_deterministic_algorithms(training.deterministic)
+    # It finds bugs, at the cost of a write of each new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not training.deterministic
     return accelerator
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from timm.models import group_parameters
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.optim import create_optimizer_v2, get_optimizer_class  # type: ignore[attr-defined]
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.scheduler.step_lr import StepLRScheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -14,6 +14,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from leukofold.config import OptimizerConfig, ParameterGroup
 from leukofold.errors import UserError
 from leukofold.models.classifier import Classifier
+
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+"""Optimisers that compute a step at once on GPUs and on CPUs."""
 
 
 def build_optimizer(network: Classifier, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -31,7 +34,10 @@ def build_optimizer(network: Classifier, config: OptimizerConfig) -> torch.optim
         UserError: timm has no such optimiser or it does not take a value, or a group names nothing that trains.
     """
     groups = _parameter_groups(network, config) if config.groups else None
+    arguments: dict[str, Any] = {}
     try:
+        if get_optimizer_class(config.name, bind_defaults=False) in FUSED:
+            arguments["fused"] = True  # one kernel for a whole step instead of a dozen for each tensor
         return create_optimizer_v2(
             network,
             opt=config.name,
@@ -39,6 +45,7 @@ def build_optimizer(network: Classifier, config: OptimizerConfig) -> torch.optim
             weight_decay=config.weight_decay,
             betas=config.betas,
             param_group_fn=(lambda _: groups) if groups else None,
+            **arguments,
         )
     except (ValueError, AssertionError, TypeError) as error:
         raise UserError(f"optimizer: {config.name}: {error}") from None

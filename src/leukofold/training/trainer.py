@@ -1,14 +1,14 @@
 """The training loop of one fold, on any number of processes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, send_to_device
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from tqdm import tqdm
@@ -33,6 +33,7 @@ from leukofold.training.losses import EachHead, build_loss, soft_targets
 from leukofold.training.mixing import Mixer, build_mixer
 from leukofold.training.optimizing import Schedule, build_optimizer
 from leukofold.training.progress import Progress
+from leukofold.training.stopwatch import WAITING, Stopwatch
 
 SAMPLING, MIXING, DROPOUT = 1, 2, 3
 """Streams of random numbers; dropout has one per process from here on."""
@@ -57,7 +58,7 @@ class Trainer:
         self.experiment, self.fold, self.accelerator = experiment, fold, accelerator
         self.config = experiment.config
         self.folder: FoldFolder = experiment.run.fold(fold)
-        self.progress = Progress()
+        self.progress, self.stopwatch = Progress(), Stopwatch()
         self.classes = len(experiment.table.class_names)
         self.train_frame, self.held_out = experiment.fold_rows(fold)
         # External images decide nothing: not the epoch that is kept, and not the headline
@@ -76,6 +77,8 @@ class Trainer:
         self.ema = ModelEmaV3(network, decay=training.ema_decay) if training.ema_decay else None
         if training.compile:
             network.compile()  # in place: the names in checkpoints stay clean
+            if self.ema is not None:
+                self.ema.module.compile()
         self.network = network
         self.plain_optimizer = build_optimizer(network, self.config.optimizer)
         self.model, self.optimizer = self.accelerator.prepare(network, self.plain_optimizer)
@@ -109,7 +112,8 @@ class Trainer:
         self.mixer: Mixer | None = build_mixer(
             self.config.mixing, self.classes, self.config.loss.label_smoothing, training.batch_size // parts
         )
-        self.loader = self.accelerator.prepare(make_loader(self._training_data(), self._workers, sampler=self.sampler))
+        loader = make_loader(self._training_data(), self._workers, sampler=self.sampler)
+        self.loader = self.accelerator.prepare_data_loader(loader, device_placement=False)  # ours is timed
         self.updates = self.sampler.steps // training.accumulate
         self.schedule = Schedule(self.plain_optimizer, self.config.optimizer, self.updates, training.epochs)
 
@@ -238,8 +242,8 @@ class Trainer:
         """Trains one epoch, scores it, and saves what a resume needs."""
         began, training = time.perf_counter(), self.config.training
         epoch = self.progress.epoch + 1
-        loss, rate = self._train(epoch)
-        row = {"loss": loss, **self._validate(epoch), "lr": self.schedule.rate, "images_per_second": rate}
+        pace = self.train_epoch(epoch)
+        row = {"loss": pace.pop("loss"), **self._validate(epoch), "lr": self.schedule.rate, **pace}
         self.schedule.end_epoch(row["validation_loss"])
         value = row[self.experiment.competition.metric]
         row["seconds"] = time.perf_counter() - began
@@ -255,8 +259,9 @@ class Trainer:
             save_state(self._state(), self.folder.state)
         self.accelerator.wait_for_everyone()
         self._say(
-            f"  epoch {epoch:3d}/{training.epochs}  loss {loss:.4f}  {self._metric_title} {value:.4f}"
-            f"{' *' if better and training.keep == 'best' else '  '}  {rate:5.0f} images/s"
+            f"  fold {self.fold}  epoch {epoch:3d}/{training.epochs}  loss {row['loss']:.4f}  "
+            f"{self._metric_title} {value:.4f}{' *' if better and training.keep == 'best' else '  '}  "
+            f"{row['images_per_second']:5.0f} images/s"
         )
 
     def _validate(self, epoch: int) -> dict[str, float]:
@@ -282,17 +287,24 @@ class Trainer:
         views = tta_views(self.config.inference)
         return feature_views(len(views)) if self.scoring_features is not None else views
 
-    def _train(self, epoch: int) -> tuple[float, float]:
+    def train_epoch(self, epoch: int) -> dict[str, float]:
         """Runs one epoch's optimiser steps.
 
+        Args:
+            epoch: From 1; what is drawn follows from it.
+
         Returns:
-            Mean loss, and images per second over all processes.
+            ``loss``, the mean; ``images_per_second`` over all processes; ``waiting``, the share of the time in which
+            this process waited for data.
+
+        Raises:
+            UserError: The loss is not finite.
         """
         self.sampler.start_epoch(epoch)
         torch.manual_seed(self._seed(epoch, DROPOUT + self.accelerator.process_index))
         Mixer.seed(self._seed(epoch, MIXING))  # the same on every process
         self.model.train()
-        began = time.perf_counter()
+        self.stopwatch.restart()
         total = torch.zeros((), device=self.accelerator.device)
         update = (epoch - 1) * self.updates
         bar = tqdm(
@@ -303,20 +315,35 @@ class Trainer:
             leave=False,
         )
         with bar:
-            for batch in self.loader:
+            for batch in self._batches():
                 with self.accelerator.accumulate(self.model):
                     self.schedule.start_update(update)
                     loss = self._step(batch)
                     if self.accelerator.sync_gradients:
                         update += 1
                         if self.ema is not None:
-                            self.ema.update(self.network)
+                            with self.stopwatch.part("EMA"):
+                                self.ema.update(self.network)
                 total += loss
+                bar.set_postfix_str(f"{self.stopwatch.waiting:.0%} waiting for data", refresh=False)
                 bar.update(self.sampler.batch_size)
         mean = float(self.accelerator.reduce(total, "mean")) / self.sampler.steps
         if not np.isfinite(mean):
             raise UserError(f"fold {self.fold}: the loss is {mean} in epoch {epoch}; lower optimizer.lr")
-        return mean, self.sampler.steps * self.sampler.batch_size / (time.perf_counter() - began)
+        rate = self.sampler.steps * self.sampler.batch_size / self.stopwatch.elapsed
+        return {"loss": mean, "images_per_second": rate, "waiting": self.stopwatch.waiting}
+
+    def _batches(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Yields an epoch's batches on the device."""
+        batches = iter(self.loader)
+        while True:
+            with self.stopwatch.part(WAITING):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            with self.stopwatch.part("transfer"):
+                batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
+            yield batch
 
     def _step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Runs one batch forward and backward, and the optimiser where a whole batch is gathered.
@@ -324,6 +351,21 @@ class Trainer:
         Returns:
             The loss, detached.
         """
+        with self.stopwatch.part("forward"):
+            loss = self._loss(batch)
+        with self.stopwatch.part("backward"):
+            self.accelerator.backward(loss)
+        clip = self.config.optimizer.clip_norm
+        with self.stopwatch.part("optimiser"):
+            if clip is not None and self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        detached: torch.Tensor = loss.detach()
+        return detached
+
+    def _loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Runs one batch forward, mixed and taught where it is to be."""
         if self.mixer is not None:
             images, targets = self.mixer(batch["image"], batch["label"])
         else:
@@ -332,17 +374,10 @@ class Trainer:
         with self.accelerator.autocast():
             logits = self.model(images)
             taught = self.distillation.targets(images) if self.distillation is not None else None
-        loss = self.objective(logits.float(), targets)
+        loss: torch.Tensor = self.objective(logits.float(), targets)
         if self.distillation is not None and taught is not None:
             loss = loss + self.distillation.loss(logits, taught)
-        self.accelerator.backward(loss)
-        clip = self.config.optimizer.clip_norm
-        if clip is not None and self.accelerator.sync_gradients:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        detached: torch.Tensor = loss.detach()
-        return detached
+        return loss
 
     def _score(self, network: nn.Module, frame: pd.DataFrame, title: str, views: Sequence[View]) -> np.ndarray:
         """Scores a table with a network, the same on every process; n x 2 x K."""

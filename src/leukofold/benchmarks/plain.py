@@ -1,0 +1,165 @@
+"""What a straightforward program does: PyTorch, timm and torchvision as their tutorials use them.
+
+The other side of the benchmarks. It decodes every file every time, normalises in the loader, has its networks in
+PyTorch's own layout and takes PyTorch's own defaults for everything else. Augmentations, network, loss, optimiser,
+moving average, batch and precision are those of the configuration.
+"""
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import albumentations as A
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torchvision import transforms as T  # type: ignore[import-untyped]
+from torchvision.datasets.folder import pil_loader  # type: ignore[import-untyped]
+
+from leukofold.augment import build_transform
+from leukofold.config import Config
+from leukofold.processes import available_cores, keep_freed_memory
+from leukofold.training.losses import build_loss, soft_targets
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+_GLIBC_MMAP_MAX, _GLIBC_MMAP_THRESHOLD = 65536, 2**25  # what it begins with, and what it comes to with large tensors
+
+
+@contextmanager
+def plain_settings() -> Iterator[None]:
+    """Puts the process back to what PyTorch and the system begin with, and then to what our commands set."""
+    deterministic, tuned = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is not None and hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_MAX, _GLIBC_MMAP_MAX)
+        libc.mallopt(_M_MMAP_THRESHOLD, _GLIBC_MMAP_THRESHOLD)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _GLIBC_MMAP_THRESHOLD)
+        libc.malloc_trim(0)
+    try:
+        yield
+    finally:
+        keep_freed_memory()
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = tuned
+
+
+class PlainCells(Dataset[tuple[torch.Tensor, int]]):
+    """Image files, decoded by Pillow, resized and normalised by torchvision.
+
+    Args:
+        frame: Rows of a ``CellTable``.
+        config: Size and, in training, augmentations.
+        training: Whether they are augmented.
+    """
+
+    def __init__(self, frame: pd.DataFrame, config: Config, training: bool) -> None:
+        self.paths, self.labels = frame.path.tolist(), frame.label.tolist()
+        self.resize = T.Resize((config.image.size, config.image.size))
+        self.normalise = T.Compose([T.ToTensor(), T.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)])
+        self.augment = A.Compose([build_transform(spec) for spec in config.image.augment]) if training else None
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        """Brings one image, 3 x S x S float32, and its label."""
+        image = np.array(self.resize(pil_loader(self.paths[row])))
+        if self.augment is not None:
+            image = self.augment(image=image)["image"]
+        return self.normalise(image), self.labels[row]
+
+
+class PlainTraining:
+    """Trains a timm network on image files, one epoch at a time.
+
+    Args:
+        frame: What is trained on.
+        config: Network, batch, augmentations, optimiser and precision.
+        classes: K.
+        device: Where it computes.
+    """
+
+    def __init__(self, frame: pd.DataFrame, config: Config, classes: int, device: torch.device) -> None:
+        self.config, self.classes, self.device = config, classes, device
+        model, optimizer, training = config.model, config.optimizer, config.training
+        self.network = timm.create_model(
+            model.backbone, num_classes=classes, drop_rate=model.dropout, drop_path_rate=model.drop_path
+        ).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), optimizer.lr, optimizer.betas, weight_decay=optimizer.weight_decay
+        )
+        self.ema = ModelEmaV3(self.network, decay=training.ema_decay)
+        labels = frame.label.to_numpy()
+        self.loss = build_loss(config.loss, labels, classes).to(device)
+        weights = 1 / np.bincount(labels, minlength=classes).clip(1)[labels]
+        self.steps = max(1, len(frame) // training.batch_size)
+        self.loader = DataLoader(
+            PlainCells(frame, config, training=True),
+            batch_size=training.batch_size,
+            sampler=WeightedRandomSampler(weights.tolist(), self.steps * training.batch_size),
+            num_workers=available_cores(),
+            pin_memory=device.type == "cuda",
+        )
+        self.half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision or "no")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+
+    def epoch(self) -> None:
+        """Trains one epoch."""
+        self.network.train()
+        for images, labels in self.loader:
+            images = images.to(self.device, non_blocking=True)
+            targets = soft_targets(labels.to(self.device), self.classes, self.config.loss.label_smoothing)
+            with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+                logits = self.network(images)
+            loss = self.loss(logits.float(), targets)
+            self.optimizer.zero_grad()
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.ema.update(self.network)
+
+
+@torch.inference_mode()
+def plain_predictions(
+    frame: pd.DataFrame,
+    members: Sequence[tuple[Config, Sequence[nn.Module], Sequence[Callable[[torch.Tensor], torch.Tensor]]]],
+    batch_size: int,
+    device: torch.device,
+    half: torch.dtype | None,
+) -> np.ndarray:
+    """Scores images in a loop over models and views, each of which reads all files again.
+
+    Args:
+        frame: n rows of a ``CellTable``.
+        members: Per run its configuration, networks from normalised images to logits, and views.
+        batch_size: Images at a time.
+        device: Where they compute.
+        half: Type of mixed precision; None: none.
+
+    Returns:
+        n x K: the mean of all logits.
+    """
+    logits: list[Any] = []
+    for config, networks, views in members:
+        loader = DataLoader(
+            PlainCells(frame, config, training=False),
+            batch_size=batch_size,
+            num_workers=available_cores(),
+            pin_memory=device.type == "cuda",
+        )
+        for network in networks:
+            for view in views:
+                with torch.autocast(device.type, half, enabled=half is not None):
+                    parts = [network(view(images.to(device))).float().cpu() for images, _ in loader]
+                logits.append(torch.cat(parts))
+    return np.asarray(torch.stack(logits).mean(dim=0))

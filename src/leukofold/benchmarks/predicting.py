@@ -1,0 +1,143 @@
+"""Paper 001's test pass: nine networks, eight views, against a plain loop over models and views."""
+
+import copy
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from leukofold.benchmarks.measuring import Report, synchronise, take_turns, timed
+from leukofold.benchmarks.plain import plain_predictions, plain_settings
+from leukofold.competitions import get_competition
+from leukofold.config import CONFIG_FOLDER, load_config
+from leukofold.inference import tta_views
+from leukofold.models.classifier import Classifier
+from leukofold.models.complexity import complexity
+from leukofold.prediction import Member, predict_images
+from leukofold.rendering import RenderSpec, render
+from leukofold.training.launch import make_inference_accelerator
+
+NETWORKS = ("convnextv2_tiny", "swinv2_tiny", "dinobloom_small")
+FOLDS = 3
+FULL = 16_477  # test images of WBCBench
+TARGET, FULL_TARGET = 1.5, 90.0  # times the plain loop on a CPU; seconds of the whole pass on an H200
+TURNS = 2
+MOST_FOR_THE_PLAIN_LOOP = 2000  # images
+MATRIX = {"cpu": 4096, "cuda": 16384}  # side of the matrices that the machine's rate is measured with
+
+
+def test_pass(report: Report, images: int | None, precision: str | None) -> None:
+    """The nine-model, eight-view test pass: predict.py's way, and a plain loop, at the same precision."""
+    on_gpu = torch.cuda.is_available()
+    count = images or (FULL if on_gpu else 16)
+    accelerator = make_inference_accelerator(precision)
+    device, batch = accelerator.device, min(256 if on_gpu else 64, count)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "wbcbench"
+        render("wbcbench", root, RenderSpec(images=60, test_images=count, patients=6))
+        competition = get_competition("wbcbench")
+        frame = competition.read(root).test.assign(label=0)
+        members = _members(device, competition.class_names)
+        report.begin(
+            f"{len(NETWORKS)} networks of {FOLDS} folds, {len(members[0].views)} views, {count} images from their "
+            f"files, random weights, precision {accelerator.mixed_precision}, on {device.type}"
+        )
+
+        def predict(rows: pd.DataFrame, compiled: bool) -> np.ndarray:
+            return predict_images(members, rows[["path"]], accelerator, batch, None, None, compiled)
+
+        plain = partial(_plain, frame, members, batch, accelerator)
+        ways: dict[str, Callable[[], np.ndarray]] = {"ours": partial(predict, frame, False)}
+        if count <= MOST_FOR_THE_PLAIN_LOOP:
+            ways["plain loop over models and views"] = plain
+        results = {name: work() for name, work in ways.items()} if count <= MOST_FOR_THE_PLAIN_LOOP else {}
+        seconds = {name: float(np.median(taken)) for name, taken in take_turns(ways, TURNS).items()}
+        if on_gpu:
+            report.add_seconds("compiling, once", timed(lambda: predict(frame.head(batch), True)))
+            seconds["ours, compiled"] = timed(lambda: predict(frame, True))
+    _tell(report, seconds, count, members, _matrix_rate(device, accelerator.mixed_precision))
+    if results:
+        ours, theirs = results.values()
+        agree = float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
+        report.add("both predict the same class of", f"{agree:9.1%} of the images", {"agreement": agree})
+    if on_gpu:
+        return
+    report.not_measured(
+        f"{FULL} images on an H200 (aimed at: less than {FULL_TARGET:.0f} s)",
+        "no GPU here",
+        "python scripts/benchmark.py test_pass",
+    )
+
+
+def _tell(report: Report, seconds: dict[str, float], count: int, members: list[Member], rate: float) -> None:
+    """Reports rates, shares of the machine's matrix rate, and how much faster ours is."""
+    work = count * sum(_multiply_adds(member) for member in members)
+    for name, taken in seconds.items():
+        report.add_rate(name, count, taken)
+        share = 2 * work / taken / rate
+        report.add(
+            f"{name}, arithmetic",
+            f"{2 * work / taken / 1e12:9.3f} TFLOP/s, {share:.0%} of {rate / 1e12:.2f}, the matrix product's here",
+            {"flop_per_second": 2 * work / taken, "share_of_matrix_rate": share, "matrix_flop_per_second": rate},
+        )
+    plain = seconds.get("plain loop over models and views")
+    if plain is not None:
+        report.add_ratio("ours / plain loop", plain / seconds["ours"], TARGET)
+
+
+def _multiply_adds(member: Member) -> int:
+    """Counts what all networks and views of a member need for one image."""
+    network, side = member.networks[0], member.config.image.side
+    once = complexity(network, torch.zeros(1, 3, side, side, dtype=torch.uint8)).multiply_adds
+    return once * len(member.networks) * len(member.views)
+
+
+def _matrix_rate(device: torch.device, precision: str) -> float:
+    """Returns the machine's rate of large matrix products at a precision, FLOP/s."""
+    side = MATRIX[device.type]
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    matrix = torch.rand(side, side, device=device, dtype=kind)
+
+    def multiply() -> None:
+        _ = matrix @ matrix
+        synchronise()
+
+    multiply()
+    return float(2 * side**3 / take_turns({"product": multiply}, 5)["product"].min())
+
+
+def _members(device: torch.device, class_names: tuple[str, ...]) -> list[Member]:
+    """Builds paper 001's networks, with random weights and flips and quarter turns as views."""
+    members = []
+    for name in NETWORKS:
+        overrides = ["model.pretrained=false", "image.denoise=null", "inference.tta=dihedral"]
+        config = load_config([CONFIG_FOLDER / "wbcbench" / "paper001" / f"{name}.yaml"], overrides)
+        networks = []
+        for fold in range(FOLDS):
+            torch.manual_seed(fold)
+            networks.append(Classifier(config.model, config.image, len(class_names)).to(device).eval())
+        members.append(Member(name, config, class_names, networks, tta_views(config.inference), (), True))
+    return members
+
+
+def _plain(frame: pd.DataFrame, members: list[Member], batch: int, accelerator: Accelerator) -> np.ndarray:
+    """Runs the plain loop, with the same weights in PyTorch's own layout, on images that the loader normalises."""
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+    plain = []
+    for member in members:
+        networks = [
+            copy.deepcopy(nn.Sequential(cast(nn.Module, network.backbone), cast(nn.Module, network.head))).to(
+                memory_format=torch.contiguous_format
+            )
+            for network in member.networks
+        ]
+        plain.append((member.config, networks, member.views))
+    with plain_settings():
+        return plain_predictions(frame, plain, batch, accelerator.device, half)
