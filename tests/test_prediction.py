@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,3 +166,26 @@ def test_runs_that_are_not_there_damaged_or_of_other_classes_are_refused(trained
     os.truncate(weights, 1000)
     with pytest.raises(UserError, match=r"best.safetensors: not the weights of its run"):
         load_members(["large"], device, runs)
+
+
+def test_compiled_networks_give_the_same_and_are_compiled_once_for_all_views_and_batches(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dynamo's own backend, which needs no C++ compiler; what is compiled twice is compiled for minutes."""
+    compiled: list[int] = []
+
+    def backend(module: torch.fx.GraphModule, _: Any) -> Any:
+        compiled.append(1)
+        return module.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
+    accelerator, root = Accelerator(cpu=True), trained.work / "oof"
+    files = list_images(trained.images)
+    plain = predict_images(load_members(["small"], torch.device("cpu"), root), files, accelerator, 5, 0)
+    assert not compiled
+    assert len(files) % 5 not in (0, 5)
+    members = load_members(["small"], torch.device("cpu"), root)
+    torch._dynamo.reset()
+    fast = predict_images(members, files, accelerator, 5, 0, compiled=True)
+    assert len(compiled) == len(members[0].networks) == 2
+    np.testing.assert_allclose(fast, plain, rtol=0, atol=1e-5)

@@ -5,11 +5,12 @@ PyTorch's own layout and takes PyTorch's own defaults for everything else. Augme
 moving average, batch and precision are those of the configuration.
 """
 
+import copy
 import ctypes
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import albumentations as A
 import numpy as np
@@ -25,6 +26,7 @@ from torchvision.datasets.folder import pil_loader  # type: ignore[import-untype
 
 from leukofold.augment import build_transform
 from leukofold.config import Config
+from leukofold.prediction import Member
 from leukofold.processes import available_cores, keep_freed_memory
 from leukofold.training.losses import build_loss, soft_targets
 
@@ -59,12 +61,21 @@ class PlainCells(Dataset[tuple[torch.Tensor, int]]):
         frame: Rows of a ``CellTable``.
         config: Size and, in training, augmentations.
         training: Whether they are augmented.
+        mean: Of each channel, in [0, 1].
+        std: Of each channel.
     """
 
-    def __init__(self, frame: pd.DataFrame, config: Config, training: bool) -> None:
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        config: Config,
+        training: bool,
+        mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        std: Sequence[float] = IMAGENET_DEFAULT_STD,
+    ) -> None:
         self.paths, self.labels = frame.path.tolist(), frame.label.tolist()
         self.resize = T.Resize((config.image.size, config.image.size))
-        self.normalise = T.Compose([T.ToTensor(), T.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)])
+        self.normalise = T.Compose([T.ToTensor(), T.Normalize(mean, std)])
         self.augment = A.Compose([build_transform(spec) for spec in config.image.augment]) if training else None
 
     def __len__(self) -> int:
@@ -132,7 +143,7 @@ class PlainTraining:
 @torch.inference_mode()
 def plain_predictions(
     frame: pd.DataFrame,
-    members: Sequence[tuple[Config, Sequence[nn.Module], Sequence[Callable[[torch.Tensor], torch.Tensor]]]],
+    members: Sequence[Member],
     batch_size: int,
     device: torch.device,
     half: torch.dtype | None,
@@ -141,7 +152,7 @@ def plain_predictions(
 
     Args:
         frame: n rows of a ``CellTable``.
-        members: Per run its configuration, networks from normalised images to logits, and views.
+        members: The runs; their networks are laid out as PyTorch does by itself.
         batch_size: Images at a time.
         device: Where they compute.
         half: Type of mixed precision; None: none.
@@ -150,16 +161,19 @@ def plain_predictions(
         n x K: the mean of all logits.
     """
     logits: list[Any] = []
-    for config, networks, views in members:
+    for member in members:
+        mean, std = (getattr(member.networks[0], name).flatten().tolist() for name in ("mean", "std"))
         loader = DataLoader(
-            PlainCells(frame, config, training=False),
+            PlainCells(frame, member.config, False, mean, std),
             batch_size=batch_size,
             num_workers=available_cores(),
             pin_memory=device.type == "cuda",
         )
-        for network in networks:
-            for view in views:
+        for network in member.networks:
+            plain = copy.deepcopy(nn.Sequential(cast(nn.Module, network.backbone), cast(nn.Module, network.head)))
+            plain.to(memory_format=torch.contiguous_format)
+            for view in member.views:
                 with torch.autocast(device.type, half, enabled=half is not None):
-                    parts = [network(view(images.to(device))).float().cpu() for images, _ in loader]
+                    parts = [plain(view(images.to(device))).float().cpu() for images, _ in loader]
                 logits.append(torch.cat(parts))
     return np.asarray(torch.stack(logits).mean(dim=0))

@@ -1,17 +1,14 @@
 """Paper 001's test pass: nine networks, eight views, against a plain loop over models and views."""
 
-import copy
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from leukofold.benchmarks.measuring import Report, synchronise, take_turns, timed
 from leukofold.benchmarks.plain import plain_predictions, plain_settings
@@ -128,16 +125,7 @@ def _members(device: torch.device, class_names: tuple[str, ...]) -> list[Member]
 
 
 def _plain(frame: pd.DataFrame, members: list[Member], batch: int, accelerator: Accelerator) -> np.ndarray:
-    """Runs the plain loop, with the same weights in PyTorch's own layout, on images that the loader normalises."""
+    """Runs the plain loop at the same precision."""
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
-    plain = []
-    for member in members:
-        networks = [
-            copy.deepcopy(nn.Sequential(cast(nn.Module, network.backbone), cast(nn.Module, network.head))).to(
-                memory_format=torch.contiguous_format
-            )
-            for network in member.networks
-        ]
-        plain.append((member.config, networks, member.views))
     with plain_settings():
-        return plain_predictions(frame, plain, batch, accelerator.device, half)
+        return plain_predictions(frame, members, batch, accelerator.device, half)
