@@ -1,6 +1,7 @@
 """Everything that is settled before the first weight is drawn: data, folds and where results go."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -306,7 +307,7 @@ def _a_few(labelled: pd.DataFrame, folds: np.ndarray) -> np.ndarray:
 
 def _any_rendered(paths: pd.Series) -> bool:
     """Tells whether an image lies anywhere below a rendered folder."""
-    folders = {Path(path).parent for path in paths}
+    folders = {Path(folder) for folder in {os.path.dirname(path) for path in paths}}
     return any(rendered_info(above) is not None for above in {above for f in folders for above in (f, *f.parents)})
 
 

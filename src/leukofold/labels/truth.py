@@ -1,5 +1,6 @@
 """What is known of rendered images: their true labels, and how well a list of issues finds the planted errors."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,13 @@ def true_labels(paths: Sequence[str], class_names: Sequence[str]) -> np.ndarray 
     Returns:
         n class indices, ``UNKNOWN`` where there is no truth; None if it is known of no image.
     """
-    root_of = {folder: _rendered_root(folder) for folder in {Path(path).parent for path in paths}}
-    truth: dict[Path, str] = {}
+    root_of = {folder: _rendered_root(Path(folder)) for folder in {os.path.dirname(path) for path in paths}}
+    truth: dict[str, str] = {}
     for root in {root for root in root_of.values() if root is not None}:
         table = pd.read_csv(root / "rendered_truth.csv", dtype=str, keep_default_na=False)
-        truth.update((root / path, label) for path, label in zip(table.path, table.true_label, strict=True))
+        truth.update(zip(f"{root.as_posix()}/" + table.path, table.true_label, strict=True))
     index = {name: k for k, name in enumerate(class_names)}
-    labels = np.array([index.get(truth.get(Path(path), ""), UNKNOWN) for path in paths], dtype=np.int64)
+    labels = np.array([index.get(truth.get(path, ""), UNKNOWN) for path in paths], dtype=np.int64)
     return labels if (labels != UNKNOWN).any() else None
 
 
