@@ -38,8 +38,9 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _restore_torch() -> Iterator[None]:
+def _restore_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Puts back what a training, or the timing of one, switches for its whole process."""
+    monkeypatch.setattr("leukofold.cli.keep_freed_memory", lambda: None)  # it could not be put back
     threads = torch.get_num_threads()
     yield
     torch.use_deterministic_algorithms(False)

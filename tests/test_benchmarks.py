@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from leukofold.benchmarks import predicting, scaling, start_up
 from leukofold.benchmarks.images import denoise
 from leukofold.benchmarks.measuring import Report, take_turns
+from leukofold.benchmarks.plain import OwnProcess
+from leukofold.benchmarks.training import train
 from leukofold.errors import UserError
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -180,12 +183,25 @@ def test_options_of_other_benchmarks_are_refused(
     assert f"error: {said}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("override", ["model.head=mlp", "data.competition=cnmc"])
-def test_what_the_plain_loop_does_not_have_is_refused(override: str, tmp_path: Path) -> None:
-    from leukofold.benchmarks.training import _configuration
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("model.head=mlp", "model.head"),
+        ("data.competition=cnmc", "data.competition"),
+        ("mixing.mixup=0.5", "mixing"),
+        ("optimizer.name=lamb", "optimizer.name"),
+    ],
+)
+def test_what_the_plain_loop_does_not_have_is_refused(override: str, key: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{key}: train compares with a plain loop, which has none of that"):
+        train(Report("train", ""), 60, [], [override])
 
-    with pytest.raises(UserError, match=r"--config: train compares networks with a linear head on WBCBench's layout"):
-        _configuration([], [override], tmp_path)
+
+def test_work_in_a_process_of_its_own_is_done_each_time_and_tells_its_mistakes() -> None:
+    with OwnProcess(partial, divmod, 17) as work, pytest.raises(TypeError, match=r"divmod expected 2 arguments"):
+        work()
+    with OwnProcess(partial, divmod, 17, 5) as work:
+        assert [work(), work()] == [(3, 2), (3, 2)]
 
 
 def test_every_benchmark_is_a_function_of_its_module() -> None:

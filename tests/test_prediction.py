@@ -183,7 +183,7 @@ def test_compiled_networks_give_the_same_and_are_compiled_once_for_all_views_and
     files = list_images(trained.images)
     plain = predict_images(load_members(["small"], torch.device("cpu"), root), files, accelerator, 5, 0)
     assert not compiled
-    assert len(files) % 5 not in (0, 5)
+    assert len(files) % 5 != 0  # the last batch is a smaller one
     members = load_members(["small"], torch.device("cpu"), root)
     torch._dynamo.reset()
     fast = predict_images(members, files, accelerator, 5, 0, compiled=True)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from leukofold.cells import UNLABELLED, image_files
 from leukofold.errors import UserError, name_some
-from leukofold.files import replacing
+from leukofold.files import alone, beside_lock, replacing
 from leukofold.images.comparing import compare_pixels
 from leukofold.images.hashing import HASH_VERSION
 from leukofold.images.reading import files_digest
@@ -93,6 +93,17 @@ def find_duplicates(frame: pd.DataFrame, hashes: np.ndarray, cache: Path, progre
     pairs = _load_pairs(stored, frame)
     if pairs is not None:
         return pairs
+    with alone(beside_lock(stored), "is comparing images" if progress else None):
+        pairs = _load_pairs(stored, frame)
+        if pairs is None:
+            pairs = _compare(frame, hashes, progress)
+            with replacing(stored) as temporary:
+                pairs.to_csv(temporary, index=False, lineterminator="\n")
+    return pairs
+
+
+def _compare(frame: pd.DataFrame, hashes: np.ndarray, progress: bool) -> pd.DataFrame:
+    """Finds the pairs of images that are the same; see ``find_duplicates``."""
     files = image_files(frame)
     paths = files.path.tolist()
     exact = _exact_pairs(files, hashes)
@@ -108,8 +119,6 @@ def find_duplicates(frame: pd.DataFrame, hashes: np.ndarray, cache: Path, progre
     pairs = _pair_table(files, hashes, np.concatenate([exact, candidates[near]]), len(exact), similarity[near])
     if len(files) > len(frame):
         pairs = _of_cells(pairs, frame)
-    with replacing(stored) as temporary:
-        pairs.to_csv(temporary, index=False, lineterminator="\n")
     return pairs
 
 

@@ -18,7 +18,7 @@ from leukofold.domains import read_domain
 from leukofold.duplicates import find_duplicates, merge_groups
 from leukofold.errors import UserError
 from leukofold.external import read_source
-from leukofold.files import alone
+from leukofold.files import alone, beside_lock
 from leukofold.folds import HOLDOUT, NOWHERE, assign_folds, of_split, take_up_folds, training_rows
 from leukofold.images.cellimages import CellImages, open_images
 from leukofold.images.preparing import Preparation
@@ -239,13 +239,11 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
     data = config.data
     competition = get_competition(data.competition)
     preparation = Preparation(config.image, competition.preprocess)
-    # folds that start side by side need one of them to draw and look through the images
-    with alone(data.cache / "looking.lock", "is looking through the images" if progress else None):
-        table = read_cells(config, progress)
-        _need_known_crops(config, competition, table)
-        input_fingerprint, files = table.fingerprint(), image_files(table.frame)
-        hashes = survey_images(files, data.cache, progress)
-        pairs = find_duplicates(table.frame, hashes, data.cache, progress)
+    table = read_cells(config, progress)
+    _need_known_crops(config, competition, table)
+    input_fingerprint, files = table.fingerprint(), image_files(table.frame)
+    hashes = survey_images(files, data.cache, progress)
+    pairs = find_duplicates(table.frame, hashes, data.cache, progress)
     external = table.frame.is_external.to_numpy()
     grouped = table.frame.assign(group=merge_groups(table.frame.group.tolist(), pairs, external))
     units = grouped.group.to_numpy()
@@ -313,8 +311,11 @@ def _any_rendered(paths: pd.Series) -> bool:
 
 def _render(name: str, root: Path, spec: RenderSpec | None, progress: bool) -> None:
     """Draws a folder that the configuration wants drawn, unless it is there already."""
-    if spec is not None and not is_current(root, name, spec):
-        render(name, root, spec, progress=progress)
+    if spec is None or is_current(root, name, spec):
+        return
+    with alone(beside_lock(root), f"is drawing {root}" if progress else None):
+        if not is_current(root, name, spec):
+            render(name, root, spec, progress=progress)
 
 
 def experiment_summary(experiment: Experiment) -> str:

@@ -64,6 +64,11 @@ def alone(lock: Path, what: str | None = None) -> Iterator[None]:
         held.release()
 
 
+def beside_lock(path: Path) -> Path:
+    """Returns the file that stands for a file or folder that one process at a time makes; see ``alone``."""
+    return path.with_name(f".{path.name}.lock")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` to ``path`` in one step."""
     with replacing(path) as temporary:

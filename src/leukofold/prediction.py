@@ -23,6 +23,7 @@ from leukofold.images.preparing import FORM, Preparation
 from leukofold.images.reading import IMAGE_SUFFIXES, read_image, unreadable_images
 from leukofold.inference import View, adapted_copy, score_rows, tta_views, view_logits
 from leukofold.loaders import SizedDataset, as_channels, make_loader
+from leukofold.models.classifier import Classifier
 from leukofold.models.trained import load_network, trained_config
 from leukofold.registered import lacking_modalities, listed_files, read_list, registered_files
 from leukofold.runs import RunFolder
@@ -210,7 +211,8 @@ def predict_images(
         member.name: _adapted(member, accelerator.device, dataset, forms[_form(member)], workers) for member in members
     }
     for network in itertools.chain.from_iterable(networks.values()) if compiled else ():
-        network.compile()
+        if isinstance(network, Classifier):  # a support vector machine has nothing to compile
+            network.compile(isolate_recompiles=True)  # else from the ninth network on they would stay as they are
 
     def forward(batch: Mapping[str, Any]) -> torch.Tensor:
         logits, count = [], len(batch["row"])

@@ -31,7 +31,7 @@ from leukofold.images.cellimages import CellImages
 from leukofold.images.preparing import Preparation
 from leukofold.loaders import MOST_WORKERS, CellDataset, make_loader
 from leukofold.models.classifier import Classifier
-from leukofold.processes import available_cores
+from leukofold.processes import available_cores, keep_freed_memory
 from leukofold.rowmaps import write_index
 from leukofold.sampling import EpochSampler
 from leukofold.training.losses import build_loss, soft_targets
@@ -123,7 +123,9 @@ def memory(report: Report, images: int | None) -> None:
     count = images or IMAGES
     command = "run it on Linux: python scripts/benchmark.py memory"
     for workers in dict.fromkeys((min(MOST_WORKERS, available_cores()), MOST_WORKERS)):
-        report.begin(f"training on {count} images of 224 pixels, {workers} loader processes, zeros from a sparse file")
+        report.begin(
+            f"training {BACKBONE} on {count} images of 224 pixels, {workers} loader processes, zeros from a sparse file"
+        )
         if not SMAPS.exists():
             report.not_measured("host memory", f"no {SMAPS} here", command)
             continue
@@ -184,6 +186,7 @@ def simulate_training(folder: Path, count: int, workers: int, steps: int) -> Sim
 def _simulate(folder: Path, count: int, workers: int, steps: int, start_method: str) -> Simulation:
     """Does so in this process, with loaders that start by that method of multiprocessing."""
     multiprocessing.set_start_method(start_method, force=True)
+    keep_freed_memory()  # as every command does
     config = Config(model=ModelConfig(backbone=BACKBONE, pretrained=False))
     competition = get_competition("wbcbench")
     before = measure_memory()

@@ -6,10 +6,9 @@ moving average, batch and precision are those of the configuration.
 """
 
 import copy
-import ctypes
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import multiprocessing
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from typing import Any, cast
 
 import albumentations as A
@@ -27,31 +26,56 @@ from torchvision.datasets.folder import pil_loader  # type: ignore[import-untype
 from leukofold.augment import build_transform
 from leukofold.config import Config
 from leukofold.prediction import Member
-from leukofold.processes import available_cores, keep_freed_memory
+from leukofold.processes import available_cores
 from leukofold.training.losses import build_loss, soft_targets
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
-_GLIBC_MMAP_MAX, _GLIBC_MMAP_THRESHOLD = 65536, 2**25  # what it begins with, and what it comes to with large tensors
+
+class OwnProcess:
+    """Does some work in a process of its own each time it is called, while the caller waits.
+
+    What our commands set (memory that is kept, deterministic algorithms) is of a whole process, and memory that one
+    way has kept would serve the other. So the plain way has a process as Python and PyTorch begin it.
+
+    Args:
+        build: Makes the work, in that process; a function of a module.
+        arguments: What it is made of.
+    """
+
+    def __init__(self, build: Callable[..., Callable[[], Any]], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, build, arguments))
+        self._process.start()
+        other.close()
+
+    def __call__(self) -> Any:
+        """Does the work; returns its result."""
+        self._pipe.send(True)
+        result = self._pipe.recv()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def __enter__(self) -> "OwnProcess":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the process."""
+        self._pipe.send(False)  # a closed end would not do: loaders that were forked since hold it open
+        self._process.join()
 
 
-@contextmanager
-def plain_settings() -> Iterator[None]:
-    """Puts the process back to what PyTorch and the system begin with, and then to what our commands set."""
-    deterministic, tuned = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.benchmark = False
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is not None and hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_MAX, _GLIBC_MMAP_MAX)
-        libc.mallopt(_M_MMAP_THRESHOLD, _GLIBC_MMAP_THRESHOLD)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _GLIBC_MMAP_THRESHOLD)
-        libc.malloc_trim(0)
-    try:
-        yield
-    finally:
-        keep_freed_memory()
-        torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.benchmark = tuned
+def _serve(pipe: Connection, build: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> None:
+    """Does the work whenever it is asked for, until nobody can ask any more."""
+    torch.set_num_threads(available_cores())
+    work = None
+    while pipe.recv():
+        try:
+            work = work or build(*arguments)
+            pipe.send(work())
+        except Exception as error:  # the caller raises it
+            pipe.send(error)
 
 
 class PlainCells(Dataset[tuple[torch.Tensor, int]]):
@@ -95,12 +119,13 @@ class PlainTraining:
 
     Args:
         frame: What is trained on.
-        config: Network, batch, augmentations, optimiser and precision.
+        config: Network, batch, augmentations and optimiser.
         classes: K.
         device: Where it computes.
+        precision: ``no``, ``bf16`` or ``fp16``.
     """
 
-    def __init__(self, frame: pd.DataFrame, config: Config, classes: int, device: torch.device) -> None:
+    def __init__(self, frame: pd.DataFrame, config: Config, classes: int, device: torch.device, precision: str) -> None:
         self.config, self.classes, self.device = config, classes, device
         model, optimizer, training = config.model, config.optimizer, config.training
         self.network = timm.create_model(
@@ -119,12 +144,13 @@ class PlainTraining:
             batch_size=training.batch_size,
             sampler=WeightedRandomSampler(weights.tolist(), self.steps * training.batch_size),
             num_workers=available_cores(),
+            persistent_workers=True,
             pin_memory=device.type == "cuda",
         )
-        self.half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision or "no")
-        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+        self.half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
-    def epoch(self) -> None:
+    def __call__(self) -> None:
         """Trains one epoch."""
         self.network.train()
         for images, labels in self.loader:
@@ -138,6 +164,8 @@ class PlainTraining:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.ema.update(self.network)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
 
 @torch.inference_mode()
@@ -167,6 +195,7 @@ def plain_predictions(
             PlainCells(frame, member.config, False, mean, std),
             batch_size=batch_size,
             num_workers=available_cores(),
+            persistent_workers=True,
             pin_memory=device.type == "cuda",
         )
         for network in member.networks:

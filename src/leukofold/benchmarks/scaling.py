@@ -27,7 +27,7 @@ def scaling(report: Report, images: int | None, paths: list[Path] | None, overri
         config = Path(folder) / "scaling.yaml"
         config.write_text(yaml.safe_dump(_configuration(count, paths, overrides, Path(folder))))
         where = f"{gpus} GPUs" if gpus else "CPU cores, which all processes share"
-        report.begin(f"{count} images, batch of one step the same in total, {where}")
+        report.begin(f"{count} images, the batch is that of one fold however many train it, {where}")
         rates: dict[tuple[int, bool], float] = {}
         for processes in PROCESSES:
             if gpus and processes > gpus:
@@ -71,4 +71,5 @@ def _rate(config: Path, folder: Path, processes: int, apart: bool) -> float:
         raise UserError(f"{' '.join(command)}: failed: {done.stderr.strip()[-300:]}")
     run = RunFolder(name, folder / "oof")
     histories = [pd.read_csv(run.fold(fold).history) for fold in folds]
-    return float(sum(history.images_per_second[1:].median() for history in histories))
+    # the slowest of them: others may have had the machine to themselves at times
+    return len(folds) * float(min(history.images_per_second[1:].median() for history in histories))

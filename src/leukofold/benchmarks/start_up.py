@@ -1,11 +1,14 @@
 """How long commands take to answer: ``--help``, and the first training step."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -66,13 +69,13 @@ def _first_step(config: Path, folder: Path, *launcher: str) -> float:
     own = ["--quiet", "--num_processes", "1", "--mixed_precision", "no", "--dynamo_backend", "no"] if launcher else []
     command = [sys.executable, *launcher, *own, str(SCRIPTS / "train_fold.py"), "--fold", "0", "--config", str(config)]
     began, said = time.perf_counter(), ""
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as started:
+    pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, cwd=folder, start_new_session=True, **pipes) as started:
         assert started.stderr is not None
         while piece := started.stderr.read(1):
             said += piece
             if piece == "/" and FIRST_BATCH.search(said[-200:]):
                 taken = time.perf_counter() - began
-                started.terminate()
-                started.communicate()
+                os.killpg(started.pid, signal.SIGKILL)  # accelerate's launcher would leave the training behind
                 return taken
     raise UserError(f"{' '.join(command)}: ended before its first step: {said.strip()[-200:]}")

@@ -1,5 +1,6 @@
 """Where a training step goes, and our trainer against a straightforward loop."""
 
+import functools
 import tempfile
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 
 from leukofold.benchmarks.measuring import Report, synchronise, take_turns
-from leukofold.benchmarks.plain import PlainTraining, plain_settings
+from leukofold.benchmarks.plain import OwnProcess, PlainTraining
 from leukofold.config import CONFIG_FOLDER, Config, load_config
 from leukofold.errors import UserError
 from leukofold.experiment import open_experiment
@@ -54,14 +55,27 @@ def _configuration(paths: list[Path], overrides: list[str], folder: Path) -> Con
     own = [f"data.root={folder / 'wbcbench'}", f"data.cache={folder / 'cache'}", "data.render=null"]
     own += ["model.pretrained=false", "training.epochs=1000", "training.patience=1000"]
     config = load_config(paths, [*overrides, *own])
-    if config.svm is not None or config.data.competition != "wbcbench" or config.model.head != "linear":
-        raise UserError("--config: train compares networks with a linear head on WBCBench's layout")
+    other = [key for key, value in _usual().items() if _value(config, key) != value]
+    if other:
+        raise UserError(f"{other[0]}: train compares with a plain loop, which has none of that; leave it as it is")
     return config
+
+
+def _usual() -> dict[str, object]:
+    """Returns the keys that the plain loop does not know, with their default values."""
+    keys = "data.competition svm mixing distillation training.accumulate training.cached_views model.head model.frozen "
+    keys += "model.normalisation model.fusion model.one_logit optimizer.name optimizer.groups optimizer.clip_norm "
+    keys += "image.input_size"
+    return {key: _value(Config(), key) for key in keys.split()}
+
+
+def _value(config: Config, key: str) -> object:
+    """Returns the value of a dotted key."""
+    return functools.reduce(getattr, key.split("."), config)
 
 
 def _against_plain(report: Report, trainer: Trainer, config: Config) -> None:
     """Times epochs of both by turns; the first of each is not counted."""
-    plain = PlainTraining(trainer.train_frame, config, trainer.classes, trainer.accelerator.device)
     number, waiting = 0, []
 
     def ours() -> None:
@@ -70,12 +84,10 @@ def _against_plain(report: Report, trainer: Trainer, config: Config) -> None:
         waiting.append(trainer.train_epoch(number)["waiting"])
         synchronise()
 
-    def theirs() -> None:
-        with plain_settings():
-            plain.epoch()
-            synchronise()
-
-    seconds = take_turns({"our trainer": ours, "PyTorch + timm + torchvision": theirs}, TURNS + 1)
+    device = trainer.accelerator.device
+    precision = trainer.accelerator.mixed_precision
+    with OwnProcess(PlainTraining, trainer.train_frame, config, trainer.classes, device, precision) as plain:
+        seconds = take_turns({"our trainer": ours, "PyTorch + timm + torchvision": plain}, TURNS + 1)
     medians = {name: float(np.median(taken[1:])) for name, taken in seconds.items()}
     for name, taken in medians.items():
         report.add_rate(f"{name}, an epoch", trainer.sampler.steps * config.training.batch_size, taken)

@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from leukofold.errors import UserError
-from leukofold.files import replacing
+from leukofold.files import alone, beside_lock, replacing
 from leukofold.images.hashing import HASH_BYTES, HASH_VERSION, perceptual_hash
 from leukofold.processes import available_cores
 
@@ -99,12 +99,21 @@ def survey_images(frame: pd.DataFrame, cache: Path, progress: bool = True) -> np
     hashes = _load_survey(stored, len(frame))
     if hashes is not None:
         return hashes
+    with alone(beside_lock(stored), "is looking at all images" if progress else None):
+        hashes = _load_survey(stored, len(frame))
+        if hashes is None:
+            hashes = _survey(frame, progress)
+            with replacing(stored) as temporary, temporary.open("wb") as file:
+                np.save(file, hashes)
+    return hashes
+
+
+def _survey(frame: pd.DataFrame, progress: bool) -> np.ndarray:
+    """Decodes every image; refuses unreadable ones."""
     hashes, faults = _look_at_all(frame.path.tolist(), None, progress)
     if faults:
         listed = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
         raise UserError(f"{len(faults)} of {len(frame)} images are unreadable: {listed}")
-    with replacing(stored) as temporary, temporary.open("wb") as file:
-        np.save(file, hashes)
     return hashes
 
 

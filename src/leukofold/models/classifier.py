@@ -63,7 +63,9 @@ class Classifier(nn.Module):
         if model.normalisation == "frozen":
             self._frozen += freeze_batch_norm(self.backbone)
         if model.channels_last or (model.channels_last is None and batch_norms(self.backbone)):
-            self.to(memory_format=torch.channels_last)
+            for parameter in self.parameters():
+                if parameter.ndim == 4:  # some networks have kernels of three dimensions too, for which there is none
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     @property
     def channels(self) -> int:

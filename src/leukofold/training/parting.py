@@ -41,9 +41,22 @@ def part_from_others() -> tuple[int, int]:
     gpu = _own_gpu(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        _need_one_gpu()
     for name in MEETING:
         os.environ.pop(name, None)
     return rank, processes
+
+
+def _need_one_gpu() -> None:
+    """Refuses to go on where CUDA was looked at before it was told of the one GPU: all would share the first."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count != 1:
+        raise UserError(
+            f"--fold-per-process: this process still sees {count} GPUs; start one process per fold yourself, with "
+            "CUDA_VISIBLE_DEVICES=K and --fold K"
+        )
 
 
 def _own_gpu(number: int, processes: int) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 WAITING = "waiting for data"
-"""The part of a step in which the device has nothing to do."""
+"""The part of a step in which this process has no batch; a GPU may still have work in its queue meanwhile."""
 
 
 class Stopwatch:

@@ -76,9 +76,9 @@ class Trainer:
             need_batch_statistics(network)  # now, not after the training
         self.ema = ModelEmaV3(network, decay=training.ema_decay) if training.ema_decay else None
         if training.compile:
-            network.compile()  # in place: the names in checkpoints stay clean
+            network.compile(isolate_recompiles=True)  # in place: the names in checkpoints stay clean
             if self.ema is not None:
-                self.ema.module.compile()
+                self.ema.module.compile(isolate_recompiles=True)
         self.network = network
         self.plain_optimizer = build_optimizer(network, self.config.optimizer)
         self.model, self.optimizer = self.accelerator.prepare(network, self.plain_optimizer)
