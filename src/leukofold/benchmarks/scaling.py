@@ -10,12 +10,13 @@ import torch
 import yaml
 
 from leukofold.benchmarks.measuring import Report
-from leukofold.config import load_config
+from leukofold.config import CONFIG_FOLDER, load_config
 from leukofold.errors import UserError
 from leukofold.runs import RunFolder
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 PROCESSES = (1, 2, 4)
+DEFAULT = CONFIG_FOLDER / "demo.yaml"
 EPOCHS = 4  # the first is not counted
 
 
@@ -52,7 +53,7 @@ def _configuration(count: int, paths: list[Path] | None, overrides: list[str], f
     own = [f"data.root={folder / 'wbcbench'}", f"data.cache={folder / 'cache'}", "model.pretrained=false"]
     own += [f"data.render={{images: {count}, test_images: 60, patients: 40}}", "folds.count=4"]
     own += [f"training.epochs={EPOCHS}", f"training.patience={EPOCHS}"]
-    config = load_config(paths or [], [*overrides, *own])
+    config = load_config(paths or [DEFAULT], [*overrides, *own])
     if config.svm is not None or config.data.competition != "wbcbench":
         raise UserError("--config: scaling trains networks on WBCBench's layout")
     return config.resolved()
