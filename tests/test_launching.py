@@ -45,8 +45,18 @@ def launched(rank: int, processes: int, here: int | None = None, **others: str) 
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Lets torch see so many GPUs."""
-    return lambda count: monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    """Lets torch see so many GPUs, and those of a list of visible ones once a process has chosen one."""
+
+    def fake(count: int) -> None:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+
+        def visible() -> int:
+            now = os.environ.get("CUDA_VISIBLE_DEVICES")
+            return count if not count or now in (None, given) else len(str(now).split(","))
+
+        monkeypatch.setattr(torch.cuda, "device_count", visible)
+
+    return fake
 
 
 @pytest.mark.parametrize(

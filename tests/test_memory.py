@@ -1,5 +1,6 @@
 """The memory of a training: what is counted as what, and the simulation at full size."""
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,13 @@ def test_training_on_55_000_images_stays_within_its_memory(tmp_path: Path) -> No
     assert found.travelling_bytes == 2 * 4 * 64 * 224 * 224 * 3  # scoring's batches are the larger ones
 
 
+def touched(size: int) -> np.ndarray:
+    """Memory that the process did not have before: an array's may have been freed by another."""
+    array = np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    array[:] = 1
+    return array
+
+
 @needs_smaps
 def test_private_and_shared_memory_and_mapped_files_are_told_apart(tmp_path: Path) -> None:
     file = tmp_path / "numbers.npy"
@@ -40,7 +48,7 @@ def test_private_and_shared_memory_and_mapped_files_are_told_apart(tmp_path: Pat
     after_file = measure_memory()
     assert after_file.page_cache - before.page_cache == pytest.approx(32 * MIB, abs=PLAY)
     assert after_file.taken == pytest.approx(before.taken, abs=PLAY)
-    private = np.ones(48 * MIB, dtype=np.uint8)
+    private = touched(48 * MIB)
     after_private = measure_memory()
     assert after_private.private - after_file.private == pytest.approx(private.nbytes, abs=PLAY)
     shared = torch.ones(64 * MIB, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
@@ -53,7 +61,7 @@ def test_private_and_shared_memory_and_mapped_files_are_told_apart(tmp_path: Pat
 def test_a_peak_is_seen_that_is_over_at_the_end() -> None:
     before = measure_memory()
     with sampled() as samples:
-        passing = np.ones(96 * MIB, dtype=np.uint8)
+        passing = touched(96 * MIB)
         count = len(samples.seen)
         while len(samples.seen) < count + 2:
             passing[:1] = 1

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from tqdm import tqdm
 
 from leukofold.config import Config
 from leukofold.experiment import open_experiment
@@ -128,8 +129,15 @@ def test_slow_images_show_up_as_waiting(trainer: Trainer, monkeypatch: pytest.Mo
 
 
 def test_the_history_tells_the_pace_and_the_waiting(
-    rendered_wbcbench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rendered_wbcbench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Shown(tqdm):  # type: ignore[type-arg]
+        """A bar that is drawn at every step, however quick."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "mininterval": 0, "miniters": 1})
+
+    monkeypatch.setattr("leukofold.training.trainer.tqdm", Shown)
     sections: dict[str, Any] = {
         "data": {"root": rendered_wbcbench, "cache": tmp_path / "cache", "workers": 0},
         "folds": {"count": 2},

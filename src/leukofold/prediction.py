@@ -214,11 +214,12 @@ def predict_images(
         if isinstance(network, Classifier):  # a support vector machine has nothing to compile
             network.compile(isolate_recompiles=True)  # else from the ninth network on they would stay as they are
 
+    @torch.inference_mode()
     def forward(batch: Mapping[str, Any]) -> torch.Tensor:
         logits, count = [], len(batch["row"])
         for member in members:
             images = batch["images"][forms[_form(member)]]
-            if compiled and count < batch_size:  # the last batch: of another size, networks would be compiled again
+            if compiled:  # always as many, and made in inference mode: else networks would be compiled again
                 images = torch.cat([images, images[-1:].expand(batch_size - count, *images.shape[1:])])
             own = [view_logits(network, images, member.views)[:count, 0] for network in networks[member.name]]
             logits.append(torch.stack(own).mean(dim=0))
