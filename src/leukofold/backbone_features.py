@@ -24,10 +24,10 @@ import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock
 
 from leukofold.augment import Augmentation
 from leukofold.config import Config
+from leukofold.files import alone
 from leukofold.images.cellimages import CellImages
 from leukofold.inference import View, score_rows, tta_views
 from leukofold.loaders import CellDataset, SizedDataset, make_loader
@@ -182,7 +182,7 @@ def _open(network: Classifier, config: Config, images: CellImages, source: _Sour
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     folder = config.data.cache / "features" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")) if accelerator.is_main_process else nullcontext():
+    with alone(folder.with_suffix(".lock")) if accelerator.is_main_process else nullcontext():
         complete = [folder.exists()]
         if accelerator.num_processes > 1:
             broadcast_object_list(complete)

@@ -23,6 +23,7 @@ MOST_WAITING = 0.03  # of a step
 TARGET, TARGET_ON_GPU = 1.5, 2.0  # times the plain loop
 PARTS = (WAITING, "transfer", "forward", "backward", "optimiser", "EMA")
 DEFAULT = CONFIG_FOLDER / "wbcbench" / "convnextv2_tiny.yaml"
+GPU_OPTIONS = "--set training.precision=bf16 --set training.deterministic=false"
 
 
 def train(report: Report, images: int | None, paths: list[Path] | None, overrides: list[str]) -> None:
@@ -31,23 +32,19 @@ def train(report: Report, images: int | None, paths: list[Path] | None, override
     with tempfile.TemporaryDirectory() as folder:
         config = _configuration(paths or [DEFAULT], overrides, Path(folder))
         count = images or (6000 if on_gpu else 160)
-        test_images = 30
-        render("wbcbench", config.data.root, RenderSpec(images=count, test_images=test_images, patients=30))
-        accelerator = make_accelerator(config.training, RunFolder("benchmark", Path(folder) / "oof"))
-        experiment = open_experiment(config, RunFolder("benchmark", Path(folder) / "oof"), progress=False)
+        render("wbcbench", config.data.root, RenderSpec(images=count, test_images=30, patients=30))
+        run = RunFolder("benchmark", Path(folder) / "oof")
+        accelerator = make_accelerator(config.training, run)
+        experiment = open_experiment(config, run, progress=False)
         trainer = Trainer(experiment, 0, accelerator)
-        precision = accelerator.mixed_precision
         report.begin(
             f"{config.model_title} at {config.image.side} pixels, batch {config.training.batch_size}, precision "
-            f"{precision}, {trainer.sampler.steps} steps an epoch, on {accelerator.device.type}"
+            f"{accelerator.mixed_precision}, {trainer.sampler.steps} steps an epoch, on {accelerator.device.type}"
         )
         _against_plain(report, trainer, config)
         _parts(report, trainer)
         if not on_gpu:
-            report.not_measured("the same on a GPU", "no GPU here", f"python scripts/benchmark.py train {_GPU_OPTIONS}")
-
-
-_GPU_OPTIONS = "--set training.precision=bf16 --set training.deterministic=false"
+            report.not_measured("the same on a GPU", "no GPU here", f"python scripts/benchmark.py train {GPU_OPTIONS}")
 
 
 def _configuration(paths: list[Path], overrides: list[str], folder: Path) -> Config:

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from leukofold.files import alone
 from leukofold.handcrafted.measures import NAMES, measure
 from leukofold.images.cellimages import CellImages
 from leukofold.loaders import SizedDataset, make_loader
@@ -67,7 +67,7 @@ def handcrafted_features(
     key = hashlib.sha256(json.dumps([made_of, ids], sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / "handcrafted" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with alone(folder.with_suffix(".lock")):
         if not folder.exists():
             loader = make_loader(_Measured(images, frame), workers, AT_ONCE)
             write_rows(folder, FEATURES, frame.image_id, _parts(loader, len(frame), progress), made_of)
