@@ -1,6 +1,9 @@
 """The memory of a training: what is counted as what, and the simulation at full size."""
 
 import mmap
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 import torch
 
 from leukofold.benchmarks.measuring import Report
-from leukofold.benchmarks.memory import SMAPS, TARGET, measure_memory, memory, sampled, simulate_training
+from leukofold.benchmarks.memory import SMAPS, TARGET, Memory, measure_memory, memory, sampled, simulate_training
 
 needs_smaps = pytest.mark.skipif(not SMAPS.exists(), reason="the system does not tell its processes' memory in parts")
 
@@ -31,6 +34,12 @@ def test_training_on_55_000_images_stays_within_its_memory(tmp_path: Path) -> No
     assert found.travelling_bytes == 2 * 4 * 64 * 224 * 224 * 3  # scoring's batches are the larger ones
 
 
+def in_its_own_process(measure: Callable[[Path], list[Memory]], folder: Path) -> list[Memory]:
+    """What a fresh process measures: in the tests' own, others allocate and free beside."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, folder).result()
+
+
 def touched(size: int) -> np.ndarray:
     """Memory that the process did not have before: an array's may have been freed by another."""
     array = np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
@@ -38,27 +47,32 @@ def touched(size: int) -> np.ndarray:
     return array
 
 
+def take_each_kind(folder: Path) -> list[Memory]:
+    np.save(folder / "numbers.npy", np.ones(32 * MIB, dtype=np.uint8))
+    found = [measure_memory()]
+    mapped = np.load(folder / "numbers.npy", mmap_mode="r")
+    assert mapped.sum() == 32 * MIB
+    found.append(measure_memory())
+    private = touched(48 * MIB)
+    found.append(measure_memory())
+    shared = torch.ones(64 * MIB, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+    found.append(measure_memory())
+    assert private.nbytes == 48 * MIB
+    assert shared.nbytes == 64 * MIB
+    return found
+
+
 @needs_smaps
 def test_private_and_shared_memory_and_mapped_files_are_told_apart(tmp_path: Path) -> None:
-    file = tmp_path / "numbers.npy"
-    np.save(file, np.ones(32 * MIB, dtype=np.uint8))
-    before = measure_memory()
-    mapped = np.load(file, mmap_mode="r")
-    assert mapped.sum() == 32 * MIB
-    after_file = measure_memory()
+    before, after_file, after_private, after_shared = in_its_own_process(take_each_kind, tmp_path)
     assert after_file.page_cache - before.page_cache == pytest.approx(32 * MIB, abs=PLAY)
     assert after_file.taken == pytest.approx(before.taken, abs=PLAY)
-    private = touched(48 * MIB)
-    after_private = measure_memory()
-    assert after_private.private - after_file.private == pytest.approx(private.nbytes, abs=PLAY)
-    shared = torch.ones(64 * MIB, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-    after_shared = measure_memory()
-    assert after_shared.shared - after_private.shared == pytest.approx(shared.nbytes, abs=PLAY)
+    assert after_private.private - after_file.private == pytest.approx(48 * MIB, abs=PLAY)
+    assert after_shared.shared - after_private.shared == pytest.approx(64 * MIB, abs=PLAY)
     assert after_shared.private == pytest.approx(after_private.private, abs=PLAY)
 
 
-@needs_smaps
-def test_a_peak_is_seen_that_is_over_at_the_end() -> None:
+def pass_a_peak(_: Path) -> list[Memory]:
     before = measure_memory()
     with sampled() as samples:
         passing = touched(96 * MIB)
@@ -66,7 +80,14 @@ def test_a_peak_is_seen_that_is_over_at_the_end() -> None:
         while len(samples.seen) < count + 2:
             passing[:1] = 1
         del passing
-    assert samples.peak.taken - before.taken == pytest.approx(96 * MIB, abs=2 * PLAY)
+    return [before, samples.peak, measure_memory()]
+
+
+@needs_smaps
+def test_a_peak_is_seen_that_is_over_at_the_end(tmp_path: Path) -> None:
+    before, peak, after = in_its_own_process(pass_a_peak, tmp_path)
+    assert peak.taken - before.taken == pytest.approx(96 * MIB, abs=2 * PLAY)
+    assert after.taken - before.taken == pytest.approx(0, abs=2 * PLAY)
 
 
 def test_where_the_system_does_not_tell_it_says_so(

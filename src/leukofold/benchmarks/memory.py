@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +75,15 @@ class Samples:
 
     seen: list[Memory] = field(default_factory=list)
 
+    def take(self) -> None:
+        """Takes a sample now."""
+        self.seen.append(measure_memory())
+
     @property
     def peak(self) -> Memory:
-        """The sample that took most beyond the page cache."""
-        return max(self.seen, key=lambda memory: memory.taken)
+        """The sample that took most beyond the page cache, with the most processes that any sample saw."""
+        peak = max(self.seen, key=lambda memory: memory.taken)
+        return replace(peak, processes=max(memory.processes for memory in self.seen))
 
 
 @dataclass(frozen=True)
@@ -204,12 +209,16 @@ def _simulate(folder: Path, count: int, workers: int, steps: int, start_method: 
     data = measure_memory()
     fitting = Fitting(config, train.label.to_numpy(), len(table.class_names))
     with sampled() as training:
-        for batch_of_images in loader:
+        for number, batch_of_images in enumerate(loader):
             fitting.step(batch_of_images)
+            if number == 0:
+                training.take()  # a short epoch could end between two samples
     validation_loader = make_loader(CellDataset(images, held_out.head(scored * steps // 4)), workers, scored)
     with sampled() as validation:  # the training's loaders persist
-        for batch_of_images in validation_loader:
+        for number, batch_of_images in enumerate(validation_loader):
             fitting.score(batch_of_images)
+            if number == 0:
+                validation.take()
     pixels = file.stat()
     return Simulation(
         before,
@@ -325,7 +334,7 @@ def sampled() -> Iterator[Samples]:
 
     def watch() -> None:
         while True:
-            samples.seen.append(measure_memory())
+            samples.take()
             if ended.wait(INTERVAL):
                 return
 
