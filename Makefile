@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: demo test lint clean-demo help
+.PHONY: demo test kills lint clean-demo help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ demo: $(INSTALLED)  ## both competitions end to end on rendered images: two chec
 
 test: $(INSTALLED)  ## the whole test suite, on two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+kills: $(INSTALLED)  ## two trainings, on one process and on two, each killed 30 times and resumed: the same bits
+	LEUKOFOLD_KILLS=30 $(BIN)/python -m pytest -n 2 tests/test_resume.py
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ fold after the other; with --fold-per-process each trains folds of its own, on a
 import argparse
 
 from leukofold.cli import DEFAULT_CONFIG, add_config_arguments, main_guard
-from leukofold.errors import UserError
+from leukofold.errors import LostProcessError, UserError
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -87,8 +87,12 @@ def main() -> None:
     from leukofold.training.fold import train_folds
     from leukofold.training.launch import joined_processes
 
-    with joined_processes():
-        train_folds(config, run, own, arguments.resume, arguments.debug, beside=folds)
+    try:
+        with joined_processes():
+            train_folds(config, run, own, arguments.resume, arguments.debug, beside=folds)
+    except (KeyboardInterrupt, LostProcessError) as end:
+        end.args = (f"{end}; the same command with --resume goes on from the last whole epoch",)
+        raise
 
 
 if __name__ == "__main__":

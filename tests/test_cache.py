@@ -65,7 +65,12 @@ def test_it_holds_every_image_decoded_cropped_and_resized(frame: pd.DataFrame, t
         expected = cv2.resize(decoded[5:35, left : left + 30], (24, 24), interpolation=cv2.INTER_AREA)
         assert np.array_equal(images.pixels[row], expected)
     assert images.rows(["3.png", "0.png"]).tolist() == [3, 0]
-    assert sorted(path.name for path in images.folder.iterdir()) == ["cache.json", "index.csv", "pixels.npy"]
+    assert sorted(path.name for path in images.folder.iterdir()) == [
+        "checksums.npy",
+        "index.csv",
+        "pixels.json",
+        "pixels.npy",
+    ]
 
 
 def test_denoising_comes_before_the_resize_and_is_keyed_by_its_parameters(frame: pd.DataFrame, tmp_path: Path) -> None:

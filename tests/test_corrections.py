@@ -79,7 +79,7 @@ def test_rows_of_a_source_that_this_configuration_does_not_read_are_passed_over(
         (["cell0,MO,LY"], None, r"1 images are labelled otherwise in the data: cell0; write the list"),
         (["cell0,LY,XX"], None, r"suggested_label XX is no class; known ones are LY MO SNE"),
         (["cell0,LY,MO", "cell0,LY,SNE"], None, r"1 images stand twice: cell0; keep one row"),
-        (["cell0,LY"], "image_id,given_label", r"no column suggested_label, only image_id, given_label"),
+        (["cell0,LY"], "image_id,given_label", r"no column 'suggested_label', only image_id, given_label"),
     ],
 )
 def test_a_list_that_does_not_fit_is_refused(tmp_path: Path, rows: list[str], header: str | None, message: str) -> None:

@@ -1,6 +1,8 @@
 """Duplicates: every planted copy found and none invented, groups that share an image merged, conflicts told."""
 
+import gzip
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +31,7 @@ from leukofold.duplicates import (
 from leukofold.errors import UserError
 from leukofold.images.comparing import compare_pixels
 from leukofold.images.hashing import perceptual_hash
-from leukofold.images.reading import read_image, survey_images
+from leukofold.images.reading import CorruptImageError, files_digest, read_image, survey_images
 from leukofold.rendering import RenderSpec, render
 from leukofold.rendering.degradation import degrade
 
@@ -238,6 +240,31 @@ def test_many_copies_of_one_file_stay_few_pairs(tmp_path: Path, cells: dict[str,
     assert pairs[~pairs.exact].image_id_b.tolist() == ["007.jpg"]
 
 
+def test_a_file_that_vanishes_while_copies_are_searched_is_named(
+    tmp_path: Path, cells: dict[str, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{k}.jpg" for k in range(3)]
+    for path in paths:
+        shutil.copy(cells["wbcbench"][0], path)
+    frame = table_of(paths)
+    hashes = survey_images(frame, tmp_path / "cache", progress=False)
+    paths[1].unlink()
+    with pytest.raises(CorruptImageError, match=r"1\.jpg: the file is gone"):
+        find_duplicates(frame, hashes, tmp_path / "cache", progress=False)
+    for path in paths:
+        shutil.copy(cells["wbcbench"][0], path)
+    digest = files_digest
+
+    def late(files: pd.DataFrame) -> str:
+        found = digest(files)
+        paths[2].unlink()  # between the look at its state and the reading
+        return found
+
+    monkeypatch.setattr(duplicates, "files_digest", late)
+    with pytest.raises(CorruptImageError, match=r"2\.jpg: the file is gone"):
+        find_duplicates(frame, hashes, tmp_path / "cache", progress=False)
+
+
 def test_blank_images_are_copies_only_byte_by_byte(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.png" for i in range(6)]
     for path, grey in zip(paths, (0, 0, 255, 255, 90, 91), strict=True):
@@ -274,23 +301,26 @@ def test_pairs_are_kept_and_searched_again_only_where_something_changed(
     frame, cache = table_of(paths), tmp_path / "cache"
     first = found(frame, cache)
     assert ids(first) == [(paths[2].name, "NA.jpg")]
-    (stored,) = (cache / "duplicates").glob("*.csv")
+    (stored,) = (cache / "duplicates").glob("*.csv.gz")
 
     searched: list[int] = []
     real = duplicates.candidate_pairs
     monkeypatch.setattr(duplicates, "candidate_pairs", lambda *a: searched.append(1) or real(*a))  # type: ignore[func-returns-value]
     pd.testing.assert_frame_equal(found(frame, cache), first)
     assert searched == []
-    for damaged in ("", "none", stored.read_text("utf-8").replace("NA.jpg", "x.jpg"), "image_id_a\nNA.jpg\n"):
-        stored.write_text(damaged, "utf-8")
+    whole = stored.read_bytes()
+    other = gzip.compress(gzip.decompress(whole).replace(b"NA.jpg", b"x.jpg"))
+    flipped = whole[:-30] + bytes([whole[-30] ^ 1]) + whole[-29:]
+    for damaged in (b"", b"none", other, gzip.compress(b"image_id_a\nNA.jpg\n"), whole[:-9], flipped):
+        stored.write_bytes(damaged)
         pd.testing.assert_frame_equal(found(frame, cache), first)
-    assert len(searched) == 4
+    assert len(searched) == 6
     paths[-1].write_bytes(cells["wbcbench"][7].read_bytes())
     assert found(table_of(paths), cache).empty
     monkeypatch.setattr(duplicates, "VERSION", duplicates.VERSION + 1)
     assert found(table_of(paths), cache).empty
-    assert len(searched) == 6
-    assert len(list((cache / "duplicates").glob("*.csv"))) == 3
+    assert len(searched) == 8
+    assert len(list((cache / "duplicates").glob("*.csv.gz"))) == 3
 
 
 @settings(max_examples=150, deadline=None)
@@ -367,11 +397,13 @@ def test_a_report_tells_labels_conflicts_and_what_crosses() -> None:
             "  byte-identical: 1  by their pixels: 5",
             "  by source: own 4  more = own 2",
             "  across groups: 3 (such groups count as one, so no fold parts them)",
-            "  with a test image: 1 sets",
+            "  with a test image: 1 sets (no fold trains on these)",
             "  labelled differently: 1 sets: a (BA) = e (test) = c (EO) = b (EO) = d (BA) = f (test) = g (EO)",
         ]
     )
-    assert describe(apart, 7).endswith("  with a test image: 1 sets\n  labelled differently: 1 sets: a (BA) = b (EO)")
+    assert describe(apart, 7).endswith(
+        "  with a test image: 1 sets (no fold trains on these)\n  labelled differently: 1 sets: a (BA) = b (EO)"
+    )
 
 
 def test_the_command_line_writes_a_table_and_tells_the_counts(commands: "Commands", rendered_cnmc: Path) -> None:

@@ -23,8 +23,8 @@ from leukofold.config import Config
 from leukofold.errors import UserError
 from leukofold.exporting import OnnxClassifier, description_path, export_networks, export_run, load_folds
 from leukofold.models.classifier import Classifier
+from leukofold.models.weights import save_weights
 from leukofold.runs import RunFolder
-from leukofold.training.checkpoint import save_weights
 
 if TYPE_CHECKING:
     from tests.conftest import Commands, RunMaker

@@ -126,6 +126,28 @@ def test_a_damaged_header_gives_an_image_or_the_refusal_of_one(
         assert decoded.shape[2] == 3
 
 
+def test_a_file_that_vanishes_before_the_survey_or_while_it_is_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (saved(tmp_path, name, encoded(".png")) for name in ("1.png", "2.png"))
+    frame = frame_of(one, other)
+    other.unlink()
+    for look in (lambda: files_digest(frame), lambda: survey_images(frame, tmp_path / "cache", progress=False)):
+        with pytest.raises(CorruptImageError, match=r"2\.png: the file is gone"):
+            look()
+    saved(tmp_path, "2.png", encoded(".png"))
+
+    def late(files: pd.DataFrame) -> str:
+        found = files_digest(files)
+        other.unlink()  # between the look at its state and the decoding
+        return found
+
+    monkeypatch.setattr("leukofold.images.reading.files_digest", late)
+    with pytest.raises(UserError, match=r"1 of 2 images are unreadable: .*2\.png: the file is gone"):
+        survey_images(frame, tmp_path / "cache", progress=False)
+    assert not list((tmp_path / "cache").rglob("*.np?"))
+
+
 def test_all_unreadable_files_are_named_in_order(tmp_path: Path) -> None:
     good = str(saved(tmp_path, "good.jpg", encoded(".jpg")))
     empty, text = str(saved(tmp_path, "empty.jpg", b"")), str(saved(tmp_path, "text.jpg", b"none"))
@@ -146,7 +168,7 @@ def test_unreadable_images_are_counted_and_the_first_few_named(tmp_path: Path) -
         survey_images(frame_of(good, *bad), tmp_path / "cache", progress=False)
     assert "bad5" not in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "cache").rglob("*.npy"))
+    assert not list((tmp_path / "cache").rglob("*.np?"))
 
 
 def damage_unseen(path: Path) -> None:
@@ -165,7 +187,7 @@ def test_a_survey_hashes_every_image_in_the_order_of_the_frame(tmp_path: Path) -
         assert hashes.shape == (25, 32)
         assert hashes.dtype == np.uint8
         assert np.array_equal(hashes, [perceptual_hash(pixels[i]) for i in order])
-    assert len(list((tmp_path / "cache" / "surveys").glob("*.npy"))) == 2
+    assert len(list((tmp_path / "cache" / "surveys").glob("*.npz"))) == 2
 
 
 def test_an_empty_set_has_an_empty_survey(tmp_path: Path) -> None:
@@ -173,18 +195,20 @@ def test_an_empty_set_has_an_empty_survey(tmp_path: Path) -> None:
         assert survey_images(frame_of(), tmp_path / "cache", progress=False).shape == (0, 32)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "another set's", "pickled"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "another set's", "pickled"])
 def test_a_damaged_survey_is_made_again(tmp_path: Path, damage: str) -> None:
     frame = frame_of(*(saved(tmp_path, f"{i}.png", encoded(".png")) for i in range(3)))
     hashes = survey_images(frame, tmp_path / "cache", progress=False)
-    (stored,) = (tmp_path / "cache" / "surveys").glob("*.npy")
+    (stored,) = (tmp_path / "cache" / "surveys").glob("*.npz")
     if damage in ("another set's", "pickled"):
-        with stored.open("wb") as file:
-            np.save(file, hashes[:2] if damage == "another set's" else np.array([{}]), allow_pickle=True)
+        np.savez(stored, hashes=hashes[:2] if damage == "another set's" else np.array([{}]))
     else:
-        stored.write_bytes({"truncated": stored.read_bytes()[:-20], "empty": b"", "text": b"none"}[damage])
+        whole = stored.read_bytes()
+        place = whole.index(hashes.tobytes()) + 5  # in one of the hashes
+        flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        stored.write_bytes({"truncated": whole[:-20], "flipped": flipped, "empty": b"", "text": b"none"}[damage])
     assert np.array_equal(survey_images(frame, tmp_path / "cache", progress=False), hashes)
-    assert np.array_equal(np.load(stored), hashes)
+    assert np.array_equal(np.load(stored)["hashes"], hashes)
 
 
 def test_the_digest_of_files_changes_with_path_size_time_and_order(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 ::
 
     cache/features/<key>/features.npy     n x V x D float32
+                         checksums.npy    of each row
                          index.csv        the image id of each row
-                         features.json    what they are made of, and the number of images
+                         features.json    what they are made of, and what tells that all is whole
 
 The key is a digest of the backbone's weights, the prepared images and the views, so that anything that could
 change a feature makes a new folder; what is not needed any more can be deleted at any time.
@@ -32,7 +33,7 @@ from leukofold.images.cellimages import CellImages
 from leukofold.inference import View, score_rows, tta_views
 from leukofold.loaders import CellDataset, SizedDataset, make_loader
 from leukofold.models.classifier import Classifier
-from leukofold.rowmaps import RowMap, write_rows
+from leukofold.rowmaps import RowMap, fault_of, remove_damaged, write_rows
 from leukofold.sampling import Key
 
 FEATURES = "features"  # the array's name
@@ -69,8 +70,8 @@ class FeatureDataset(SizedDataset):
             ``image`` (V x D float32, or D where one view is chosen), ``label`` and ``row``.
         """
         row, seed = key if isinstance(key, tuple) else (key, 0)
-        found = self.features.array[self.rows[row]]
-        chosen = np.array(found[seed % len(found)] if self.one_view else found)  # a copy: the map cannot be written to
+        found = self.features.read(self.rows[row])
+        chosen = found[seed % len(found)] if self.one_view else found
         return {"image": torch.from_numpy(chosen), "label": int(self.labels[row]), "row": row}
 
 
@@ -183,10 +184,12 @@ def _open(network: Classifier, config: Config, images: CellImages, source: _Sour
     folder = config.data.cache / "features" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with alone(folder.with_suffix(".lock")) if accelerator.is_main_process else nullcontext():
-        complete = [folder.exists()]
+        fault = [fault_of(folder, FEATURES)]
         if accelerator.num_processes > 1:
-            broadcast_object_list(complete)
-        if not complete[0]:
+            broadcast_object_list(fault)
+        if fault[0] is not None:
+            if accelerator.is_main_process:
+                remove_damaged(folder, fault[0])
             parts = _compute(network, config, source, accelerator)
             if accelerator.is_main_process:
                 write_rows(folder, FEATURES, source.frame.image_id, parts, made_of)

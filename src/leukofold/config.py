@@ -26,6 +26,7 @@ IRRELEVANT = (
     "data.cache",
     "data.workers",
     "training.trackers",
+    "training.nonfinite_loss",  # without such a loss both are the same, and with one a run by stop has no result
 )
 """Keys that change no result: runs that differ in them alone are the same run."""
 
@@ -141,7 +142,8 @@ class FoldsConfig(Section):
     def _count_splits(cls, given: Any) -> Any:
         """Makes as many folds as there are splits to hold out."""
         if isinstance(given, Mapping) and (given.get("by") == "split" or given.get("splits")):
-            return {**given, "count": max(1, len(given.get("splits") or ()))}
+            splits = given.get("splits")
+            return {**given, "count": max(1, len(splits)) if isinstance(splits, (list, tuple)) else 1}
         return given
 
     @model_validator(mode="after")
@@ -425,6 +427,12 @@ class TrainingConfig(Section):
         "draws its own); 0: every epoch augments anew",
     )
     compile: bool = Field(False, description="torch.compile the network")
+    nonfinite_loss: Literal["stop", "skip"] = Field(
+        "stop",
+        description="where a loss is not finite; stop: training ends, and the batch's images are named in "
+        "nonfinite_loss.csv; skip: that optimiser step is left out, also where a gradient is not finite, and its "
+        "images are named",
+    )
     deterministic: bool = Field(True, description="the same command gives the same bits on the same machine")
     seed: int = Field(0, ge=0, description="seed of weights, sampling, augmentation and dropout")
     trackers: tuple[Literal["tensorboard"], ...] = Field((), description="trackers beside history.csv")

@@ -20,6 +20,7 @@ from leukofold.cells import UNLABELLED
 from leukofold.config import DataConfig
 from leukofold.errors import UserError, name_some
 from leukofold.folds import HOLDOUT
+from leukofold.lists import read_list
 
 FOLD = "{fold}"  # in a path: the fold held out
 LEAKING_LISTS = "lists of label issues that know the labels held out: the scores are too high"
@@ -134,15 +135,12 @@ def _rows(
 
 def _read(path: Path, key: str, columns: Sequence[str], labelled: pd.DataFrame) -> pd.DataFrame:
     """Reads the issues of a file that are of the sources trained on."""
+    if not path.exists():
+        raise UserError(f"data.{key}: {path}: no such file; scripts/label_issues.py writes such lists")
     try:
-        found = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"data.{key}: {path}: no such file; scripts/label_issues.py writes such lists") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"data.{key}: {path}: not a readable CSV: {error}") from None
-    lacking = [column for column in columns if column not in found.columns]
-    if lacking:
-        raise UserError(f"data.{key}: {path}: no column {name_some(lacking)}, only {', '.join(found.columns)}")
+        found = read_list(path, columns, ("is_issue", "source"))
+    except UserError as error:
+        raise UserError(f"data.{key}: {error}") from None
     if "is_issue" in found.columns:  # all_images.csv
         found = found[found.is_issue.str.lower() == "true"]
     if "source" in found.columns:  # a list of a run with more data serves one with less

@@ -1,4 +1,7 @@
-"""Images in a folder per class: target domains named in the configuration, and what readers share with them."""
+"""Images in a folder per class: target domains named in the configuration, and what readers share with them.
+
+No list names these images, so links in the folders are the user's own and may lead anywhere.
+"""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from leukofold.cells import CellTable
+from leukofold.containment import need_walkable
 from leukofold.errors import UserError
 from leukofold.images.reading import IMAGE_SUFFIXES
 
@@ -98,10 +102,16 @@ def class_images(root: Path, class_names: Sequence[str], names: Mapping[str, str
 
 
 def images_below(root: Path) -> Iterator[Path]:
-    """Yields the images of a folder and of the folders in it, but for hidden ones (``._NAME`` is a Mac's)."""
+    """Yields the images of a folder and of the folders in it, but for hidden ones (``._NAME`` is a Mac's).
+
+    Raises:
+        UserError: A link leads back to a folder that it lies in, or a name cannot stand in a list.
+    """
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = visible(folders)
-        yield from (Path(folder) / name for name in visible(files) if name.lower().endswith(IMAGE_SUFFIXES))
+        images = [name for name in visible(files) if name.lower().endswith(IMAGE_SUFFIXES)]
+        need_walkable(folder, [*folders, *images])
+        yield from (Path(folder) / name for name in images)
 
 
 def visible(names: Iterable[str]) -> list[str]:

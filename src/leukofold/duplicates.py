@@ -7,6 +7,7 @@ turned, mirrored or cropped, and copies of a blank image that are not byte-ident
 """
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,7 @@ from leukofold.errors import UserError, name_some
 from leukofold.files import alone, beside_lock, replacing
 from leukofold.images.comparing import compare_pixels
 from leukofold.images.hashing import HASH_VERSION
-from leukofold.images.reading import files_digest
+from leukofold.images.reading import files_digest, read_file
 from leukofold.processes import available_cores
 
 HASH_DISTANCE = 44
@@ -89,7 +90,7 @@ def find_duplicates(frame: pd.DataFrame, hashes: np.ndarray, cache: Path, progre
         UserError: Thousands of images look alike without being copies.
         CorruptImageError: An image is not readable any more.
     """
-    stored = cache / "duplicates" / f"{_digest(frame, hashes)}.csv"
+    stored = cache / "duplicates" / f"{_digest(frame, hashes)}.csv.gz"  # with a checksum
     pairs = _load_pairs(stored, frame)
     if pairs is not None:
         return pairs
@@ -98,7 +99,7 @@ def find_duplicates(frame: pd.DataFrame, hashes: np.ndarray, cache: Path, progre
         if pairs is None:
             pairs = _compare(frame, hashes, progress)
             with replacing(stored) as temporary:
-                pairs.to_csv(temporary, index=False, lineterminator="\n")
+                pairs.to_csv(temporary, index=False, lineterminator="\n", compression="gzip")
     return pairs
 
 
@@ -193,6 +194,19 @@ def merge_groups(groups: Sequence[str], pairs: pd.DataFrame, is_external: np.nda
     return np.array([joined[part] for part in parts.tolist()], dtype=str)[codes]
 
 
+def number_sets(size: int, pairs: pd.DataFrame) -> np.ndarray:
+    """Numbers the sets of equal images: two of one set equal each other, or a third one, and so on.
+
+    Args:
+        size: n, rows of the table that the pairs are of.
+        pairs: What ``find_duplicates`` returns.
+
+    Returns:
+        n numbers; an image without a copy is a set of its own.
+    """
+    return _components(size, pairs.row_a.to_numpy(), pairs.row_b.to_numpy())
+
+
 def duplicate_report(frame: pd.DataFrame, class_names: Sequence[str], pairs: pd.DataFrame) -> pd.DataFrame:
     """Tells what is known of the images of each pair.
 
@@ -214,7 +228,7 @@ def duplicate_report(frame: pd.DataFrame, class_names: Sequence[str], pairs: pd.
     }
     rows = {"a": pairs.row_a.to_numpy(), "b": pairs.row_b.to_numpy()}
     report = pairs.assign(**{f"{name}_{side}": columns[name][rows[side]] for name in columns for side in "ab"})
-    sets = _components(len(frame), rows["a"], rows["b"])[rows["a"]]
+    sets = number_sets(len(frame), pairs)[rows["a"]]
     labels = pd.DataFrame({"set": np.tile(sets, 2), "label": pd.concat([report.label_a, report.label_b])})
     given = labels[labels.label != ""].groupby("set").label.nunique()
     unlabelled = labels[labels.label == ""].set.unique()
@@ -244,7 +258,7 @@ def describe(report: pd.DataFrame, images: int) -> str:
         f"  byte-identical: {report.exact.sum()}  by their pixels: {(~report.exact).sum()}",
         "  by source: " + "  ".join(f"{name} {n}" for name, n in pd.Series(sources).value_counts().items()),
         f"  across groups: {report.crosses_groups.sum()} (such groups count as one, so no fold parts them)",
-        f"  with a test image: {report.set[report.touches_test].nunique()} sets",
+        f"  with a test image: {report.set[report.touches_test].nunique()} sets (no fold trains on these)",
     ]
     named = [_named(part) for _, part in report[report.conflict].groupby("set", sort=False)]
     lines.append(f"  labelled differently: {len(named)} sets" + (f": {name_some(named, 5)}" if named else ""))
@@ -300,7 +314,7 @@ def _load_pairs(stored: Path, frame: pd.DataFrame) -> pd.DataFrame | None:
         sound = list(pairs.columns) == list(PAIR_COLUMNS) and all(
             np.array_equal(ids[pairs[f"row_{side}"]], pairs[f"image_id_{side}"].to_numpy(dtype=object)) for side in "ab"
         )
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError, EOFError, zlib.error):
         return None
     return pairs if sound else None
 
@@ -311,7 +325,7 @@ def _exact_pairs(frame: pd.DataFrame, hashes: np.ndarray) -> np.ndarray:
     alike = table[table.duplicated(keep=False)].index.to_numpy()
     paths = frame.path.tolist()
     with ThreadPoolExecutor(available_cores()) as pool:
-        content = list(pool.map(lambda row: hashlib.blake2b(Path(paths[row]).read_bytes()).hexdigest(), alike))
+        content = list(pool.map(lambda row: hashlib.blake2b(read_file(paths[row])).hexdigest(), alike))
     unlabelled = frame.label.to_numpy()[alike] == UNLABELLED
     files = pd.DataFrame({"row": alike, "content": content, "unlabelled": unlabelled})
     files = files.sort_values(["unlabelled", "row"])

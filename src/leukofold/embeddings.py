@@ -98,7 +98,7 @@ def embed(
         own = network
         if inference.batch_statistics == "domain":
             everything = CellDataset(images, domain[domain.split == part.split.iloc[0]].reset_index(drop=True))
-            own = cast(Classifier, adapted_copy(network, everything, inference, workers, device))
+            own = cast(Classifier, adapted_copy(network, everything, everything.content, inference, workers, device))
         vectors = []
         for batch in make_loader(CellDataset(images, part), workers, inference.batch_size):
             vectors.append(own.embed(batch["image"].to(device)).float().cpu().numpy())

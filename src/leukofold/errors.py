@@ -12,6 +12,14 @@ class UserError(Exception):
     """A mistake in the input, the configuration or the call that its user can repair."""
 
 
+class LostProcessError(UserError):
+    """Another process that works on the same has ended."""
+
+
+class TerminatedError(KeyboardInterrupt):
+    """The system, a scheduler or a launcher asks this process to stop, by SIGTERM."""
+
+
 def suggest(name: str, known: Sequence[str]) -> str:
     """Suggests the nearest known name for one that is not known, or lists them all."""
     near = difflib.get_close_matches(name, known, n=1)

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from leukofold.competitions import Competition, get_competition
 from leukofold.config import Config
 from leukofold.corrections import LEAKING_LISTS, made_with, read_corrections
 from leukofold.domains import read_domain
-from leukofold.duplicates import find_duplicates, merge_groups
+from leukofold.duplicates import find_duplicates, merge_groups, number_sets
 from leukofold.errors import UserError
 from leukofold.external import read_source
 from leukofold.files import alone, beside_lock
@@ -42,11 +43,11 @@ class Experiment:
         input_fingerprint: Of the cells as they were read, before that.
         labelled: n rows to train on and score.
         folds: n fold numbers.
-        training_label: Held-out fold -> n class indices to train on, ``UNLABELLED`` where a list of label issues leaves
-            the image out.
+        training_label: Held-out fold -> n class indices, as lists of label issues want them trained on; ``UNLABELLED``
+            where one leaves the image out. See ``trained_label`` for what is.
         test: The rows to predict.
         images: Every one of these rows' images, prepared.
-        duplicates: Number of pairs of images that are the same, over the whole table.
+        duplicates: The pairs of images that are the same, over the whole table; see ``find_duplicates``.
         patients: Whether the data name patients.
         rendered: Whether the project drew the images itself.
         debug: Whether this is a few batches of everything only.
@@ -62,7 +63,7 @@ class Experiment:
     training_label: Mapping[int, np.ndarray]
     test: pd.DataFrame
     images: CellImages
-    duplicates: int
+    duplicates: pd.DataFrame
     patients: bool
     rendered: bool
     debug: bool
@@ -72,18 +73,45 @@ class Experiment:
         """What keeps training and held-out images apart: ``group``, ``split``, or ``image`` without known patients."""
         return self.config.folds.by if self.patients else "image"
 
+    @cached_property
+    def copies(self) -> pd.Series:
+        """The set of equal images that each cell of the table is of: image id -> number of the set."""
+        return pd.Series(number_sets(len(self.table.frame), self.duplicates), self.table.frame.image_id)
+
+    @cached_property
+    def test_copies(self) -> int:
+        """Number of labelled images that equal a test image; the test set is the whole one."""
+        labelled, copies = self.table.is_labelled, self.copies.to_numpy()
+        return int(np.isin(copies[labelled], copies[~labelled]).sum())
+
+    def trained_label(self, fold: int) -> np.ndarray:
+        """Returns n class indices to train on when a fold is held out, ``UNLABELLED`` where an image is left out.
+
+        Beside what a list leaves out it is images that would be trained on though they equal a scored one: any test
+        image, and, where folds may part copies (by image), one that is held out, of the hold-out, or of a fold that no
+        network is to see.
+        """
+        unseen = np.isin(self.folds, [k for k in (fold, HOLDOUT, self.config.folds.left_out) if k is not None])
+        copies = self.copies[self.labelled.image_id].to_numpy()
+        scored = np.concatenate([copies[unseen], self.copies.to_numpy()[~self.table.is_labelled]])
+        copied = self._kept(fold) & np.isin(copies, scored)
+        return np.where(copied, UNLABELLED, self.training_label[fold])
+
     def training_rows(self, fold: int) -> pd.DataFrame:
         """Returns what is trained on when a fold is held out, under the labels to train on; index 0..n-1."""
-        label = self.training_label[fold]
-        kept = training_rows(self.labelled, self.folds, self.config.folds, fold) & (label != UNLABELLED)
-        rows: pd.DataFrame = self.labelled.assign(label=label)[kept]
+        label = self.trained_label(fold)
+        rows: pd.DataFrame = self.labelled.assign(label=label)[self._kept(fold) & (label != UNLABELLED)]
         return rows.reset_index(drop=True)
+
+    def _kept(self, fold: int) -> np.ndarray:
+        """Returns which labelled rows the folds leave to train on."""
+        return training_rows(self.labelled, self.folds, self.config.folds, fold)
 
     def fold_rows(self, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Returns the rows that are trained on and those that are held out, each with index 0..n-1.
 
         Raises:
-            UserError: A group is on both sides, or no image is left to train on.
+            UserError: No image is left to train on.
         """
         train = self.training_rows(fold)
         held_out: pd.DataFrame = self.labelled[self.folds == fold].reset_index(drop=True)
@@ -92,9 +120,6 @@ class Experiment:
                 f"fold {fold}: nothing is left to train on, the patients of all images are held out; where parts of "
                 "the data share patients, folds.by: image trains on them all the same, and says so"
             )
-        shared = sorted(set(train.group) & set(held_out.group))
-        if shared and self.config.folds.by != "image":  # checked here once more, on the rows that are used
-            raise UserError(f"fold {fold}: {len(shared)} groups are both trained on and held out, {shared[0]} first")
         return train, held_out
 
     @property
@@ -129,6 +154,7 @@ class Experiment:
             "data_fingerprint": self.table.fingerprint(),
             "corrections_sha256": self._corrections_digest(),
             "label_lists": made_with(self.config.data),
+            "test_copies": self.test_copies,
             "config_digest": self.config.digest(),
             "config": self.config.resolved(),
             "commit": git_commit(),
@@ -136,10 +162,10 @@ class Experiment:
         }
 
     def _corrections_digest(self) -> str | None:
-        """Digests the labels to train on: the path of a list does not tell what is in it."""
-        if not any(self.corrected):
+        """Digests the labels to train on: the path of a list does not tell what is in it; None: as given."""
+        labels = np.stack([self.trained_label(fold) for fold in self.training_label]).astype(np.int64)
+        if (labels == self.labelled.label.to_numpy()).all():
             return None
-        labels = np.stack(list(self.training_label.values())).astype(np.int64)
         return hashlib.sha256(labels.tobytes()).hexdigest()
 
 
@@ -278,7 +304,7 @@ def open_experiment(config: Config, run: RunFolder, debug: bool = False, progres
         training_label,
         test,
         images,
-        len(pairs),
+        pairs,
         patients,
         rendered,
         debug,
@@ -331,11 +357,13 @@ def experiment_summary(experiment: Experiment) -> str:
         )
         for source, part in labelled[labelled.is_external].groupby("source", sort=False).label
     ]
-    if experiment.duplicates:
+    if len(experiment.duplicates):
         expansion.append(
-            f"  {experiment.duplicates} pairs of images are the same and kept in one fold: "
+            f"  {len(experiment.duplicates)} pairs of images are the same and kept in one fold: "
             "see scripts/check_duplicates.py"
         )
+    if experiment.test_copies:
+        expansion.append(f"  {experiment.test_copies} labelled images equal a test image: no fold trains on them")
     made = made_with(experiment.config.data)
     if made:
         left_out, relabelled = experiment.corrected

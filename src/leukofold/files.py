@@ -2,16 +2,28 @@
 
 import hashlib
 import json
+import os
+import shutil
 import uuid
 import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 from filelock import FileLock
 
-DAMAGED_ARRAYS = (KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile)
+from leukofold.errors import UserError
+
+OUTLIVED = 10.0
+"""Seconds: loaders of a process that was killed hold its locks until they notice, which takes torch's 5."""
+
+DAMAGED_ARRAYS = (
+    *(KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, MemoryError, TokenError),
+)
 """What reading a damaged or foreign ``.npz`` file may raise."""
 
 
@@ -24,6 +36,8 @@ def beside(path: Path, suffix: str) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` that takes its place when the block ends well.
 
+    What is written is on the disk before it takes the place, so that not even a power cut leaves half a file there.
+
     Args:
         path: The file to write. Missing parent folders are created.
 
@@ -34,12 +48,40 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = beside(path, "tmp")
     try:
         yield temporary
+        _to_disk(temporary)
         temporary.replace(path)
+        with suppress(OSError):  # not every file system does this for a folder
+            _to_disk(path.parent)
     except OSError as error:
         error.filename = error.filename or str(path)  # writes do not say where they failed
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a process that was killed left in a folder in which nobody else is writing; see ``replacing``."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def put_away(folder: Path) -> None:
+    """Removes a folder, at one blow for all who look: it is renamed first."""
+    for left in folder.parent.glob(f".{folder.name}.*.old"):  # of a process that was killed between the two
+        shutil.rmtree(left)
+    if folder.exists():
+        old = beside(folder, "old")
+        folder.rename(old)
+        shutil.rmtree(old)
 
 
 @contextmanager
@@ -51,17 +93,40 @@ def alone(lock: Path, what: str | None = None) -> Iterator[None]:
         what: What the process is doing that is waited for, for people; None: nothing is said.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(lock)
+    own = FileLock(lock)
     try:
-        held.acquire(blocking=False)
+        own.acquire(blocking=False)
     except TimeoutError:
         if what is not None:
             print(f"waiting for another process that {what}", flush=True)
-        held.acquire()
+        own.acquire()
     try:
         yield
     finally:
-        held.release()
+        own.release()
+
+
+@contextmanager
+def held(lock: Path, busy: str) -> Iterator[None]:
+    """Lets one process into the block and refuses the others, after a while.
+
+    Args:
+        lock: A file that stands for it; its folder is created.
+        busy: What those are told.
+
+    Raises:
+        UserError: Another process is in the block.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    own = FileLock(lock)
+    try:
+        own.acquire(timeout=OUTLIVED)
+    except TimeoutError:
+        raise UserError(busy) from None
+    try:
+        yield
+    finally:
+        own.release()
 
 
 def beside_lock(path: Path) -> Path:

@@ -93,6 +93,7 @@ def view_logits(model: nn.Module, images: torch.Tensor, views: Sequence[View]) -
 def adapted_copy(
     network: nn.Module,
     dataset: SizedDataset,
+    content: np.ndarray,
     config: InferenceConfig,
     workers: int | None,
     device: torch.device,
@@ -104,7 +105,9 @@ def adapted_copy(
 
     Args:
         network: Stays as it is.
-        dataset: All images of one domain.
+        dataset: All n images of one domain.
+        content: n checksums of what they show, by which they are put in order: else the statistics, which grow batch
+            by batch, would depend on the images' order.
         config: Images at a time, and the weight of the training's statistics.
         workers: Loader processes.
         device: Where the network computes.
@@ -117,7 +120,7 @@ def adapted_copy(
         UserError: The network has no batch normalisation.
     """
     adapted = copy.deepcopy(network)
-    loader = make_loader(Shuffled(dataset), workers, config.batch_size)
+    loader = make_loader(Shuffled(dataset, content), workers, config.batch_size)
     title, least = "batch statistics", 4  # batches: fewer are done at once
     bar = tqdm(loader, title, leave=False, disable=len(loader) < least)
     adapt_batch_statistics(adapted, (images_of(batch).to(device) for batch in bar), config.statistics_prior)

@@ -6,15 +6,17 @@ message names the file or the override that holds the fault.
 
 import contextlib
 import difflib
+import os
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from leukofold.containment import has_control, shown
 from leukofold.errors import UserError
+from leukofold.plainyaml import MOST_NESTED, PlainYamlError, read_yaml
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -37,7 +39,8 @@ def load_layers(schema: type[Schema], paths: Sequence[Path], overrides: Sequence
         The settings.
 
     Raises:
-        UserError: A file is missing or no YAML mapping, a key is unknown, or a value does not fit.
+        UserError: A file is missing or no YAML mapping (``leukofold.plainyaml`` says what is read), a key is unknown,
+            or a value does not fit.
     """
     merged: dict[str, Any] = {}
     origins: dict[tuple[str, ...], str] = {}
@@ -45,7 +48,7 @@ def load_layers(schema: type[Schema], paths: Sequence[Path], overrides: Sequence
         merged = _merge(merged, _read_layer(path, (), origins))
     for override in overrides:
         layer = _parse_override(override)
-        origins.update(dict.fromkeys(_leaves(layer), f"--set {override}"))
+        origins.update(dict.fromkeys(_leaves(layer), f"--set {shown(override, 200)}"))
         merged = _merge(merged, layer)
     try:
         return schema.model_validate(merged)
@@ -55,13 +58,18 @@ def load_layers(schema: type[Schema], paths: Sequence[Path], overrides: Sequence
 
 def _read_layer(path: Path, ancestors: tuple[Path, ...], origins: dict[tuple[str, ...], str]) -> dict[str, Any]:
     """Reads one YAML file on top of the files that it extends; notes in ``origins`` which file set each key."""
-    if path.resolve() in ancestors:
+    real = Path(os.path.realpath(path))  # resolve() raises where links go round
+    if real in ancestors:
         raise UserError(f"{path}: the files under 'extends' lead back to this one; break the circle")
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = read_yaml(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"{path}: no such configuration file; the ready ones lie in configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{shown(str(path), 200)}: not readable ({error.strerror}); name another file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not valid YAML: not UTF-8; save it as UTF-8") from None
+    except PlainYamlError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     layer = loaded if loaded is not None else {}
     if not isinstance(layer, dict):
@@ -69,10 +77,12 @@ def _read_layer(path: Path, ancestors: tuple[Path, ...], origins: dict[tuple[str
     parents = layer.pop("extends", [])
     parents = [parents] if isinstance(parents, str) else parents
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-        raise UserError(f"{path}: extends: expected a file or a list of files, got {parents!r}")
+        raise UserError(f"{path}: extends: expected a file or a list of files, got {shown(repr(parents), 200)}")
+    if any(has_control(parent) for parent in parents):
+        raise UserError(f"{path}: extends: a control character in {shown(repr(parents), 200)}; take it out")
     merged: dict[str, Any] = {}
     for parent in parents:
-        merged = _merge(merged, _read_layer(path.parent / parent, (*ancestors, path.resolve()), origins))
+        merged = _merge(merged, _read_layer(path.parent / parent, (*ancestors, real), origins))
     origins.update(dict.fromkeys(_leaves(layer), str(path)))
     return _merge(merged, layer)
 
@@ -81,12 +91,12 @@ def _parse_override(override: str) -> dict[str, Any]:
     """Turns ``a.b=value`` into ``{"a": {"b": value}}``."""
     key, equals, value = override.partition("=")
     parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise UserError(f"--set {override}: write it as dotted.key=value, such as --set training.epochs=3")
+    if not equals or not all(parts) or len(parts) > MOST_NESTED:
+        raise UserError(f"--set {shown(override, 200)}: write it as dotted.key=value, such as --set training.epochs=3")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: the value is not valid YAML") from None
+        parsed = read_yaml(value)
+    except PlainYamlError as error:
+        raise UserError(f"--set {shown(override, 200)}: the value is not valid YAML: {error}") from None
     if isinstance(parsed, str):  # YAML 1.1 reads 1e-4, without a point, as a string
         with contextlib.suppress(ValueError):
             parsed = float(parsed)
@@ -120,13 +130,14 @@ def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str], sch
     location = tuple(str(part) for part in first["loc"])
     known = max((loc for loc in origins if loc == location[: len(loc)]), key=len, default=())
     where = origins.get(known, "configuration")
-    key = ".".join(known or location)
+    key = shown(".".join(known or location), 200)
     if first["type"] == "extra_forbidden":
         siblings = _known_keys(schema, location[:-1])
         near = difflib.get_close_matches(location[-1], siblings, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(siblings)}"
         return f"{where}: unknown key '{key}'; {hint}"
-    return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
+    fault = shown(first["msg"].removeprefix("Value error, "), 500)
+    return f"{where}: {f'{key}: ' if key else ''}{fault}, got {shown(repr(first['input']), 200)}"
 
 
 def _known_keys(model: type[BaseModel], section: tuple[str, ...]) -> list[str]:

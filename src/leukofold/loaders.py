@@ -42,6 +42,11 @@ class CellDataset(SizedDataset):
         self.labels = frame.label.to_numpy()
         self.augmentation = augmentation
 
+    @property
+    def content(self) -> np.ndarray:
+        """What the images show, n numbers; see ``CellImages.content``."""
+        return self.images.content(self.rows)
+
     def __len__(self) -> int:
         """Returns the number of images."""
         return len(self.rows)
@@ -103,15 +108,16 @@ def as_channels(images: np.ndarray) -> torch.Tensor:
 
 
 class Shuffled(SizedDataset):
-    """The same images in an order that is random and always the same, where files lie by class.
+    """The same images in an order that is random and always the same: neither their names nor their places decide it.
 
     Args:
-        dataset: The images.
+        dataset: n images.
+        content: n checksums of what they show.
     """
 
-    def __init__(self, dataset: SizedDataset) -> None:
+    def __init__(self, dataset: SizedDataset, content: np.ndarray) -> None:
         self.dataset = dataset
-        self.order = np.random.default_rng(0).permutation(len(dataset))
+        self.order = np.argsort(content, kind="stable")
 
     def __len__(self) -> int:
         """Returns the number of images."""

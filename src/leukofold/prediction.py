@@ -1,6 +1,7 @@
 """Predicting any images with the networks of finished runs: one decode for all networks and views.
 
-Networks that adapt their batch statistics to what they are given see all images once more before, each of them.
+Networks that adapt their batch statistics to what they are given see all images once more before, each of them, in an
+order that the images alone decide.
 """
 
 import itertools
@@ -14,6 +15,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import nn
+from tqdm import tqdm
 
 from leukofold.competitions import get_competition
 from leukofold.config import Config
@@ -22,10 +24,12 @@ from leukofold.files import replacing
 from leukofold.images.preparing import FORM, Preparation
 from leukofold.images.reading import IMAGE_SUFFIXES, read_image, unreadable_images
 from leukofold.inference import View, adapted_copy, score_rows, tta_views, view_logits
+from leukofold.lists import read_list
 from leukofold.loaders import SizedDataset, as_channels, make_loader
 from leukofold.models.classifier import Classifier
 from leukofold.models.trained import load_network, trained_config
-from leukofold.registered import lacking_modalities, listed_files, read_list, registered_files
+from leukofold.registered import lacking_modalities, listed_files, registered_files
+from leukofold.rowmaps import checksums
 from leukofold.runs import RunFolder
 
 
@@ -236,8 +240,12 @@ def _adapted(
     inference = member.config.inference
     if inference.batch_statistics == "training":
         return member.networks
+    loader = make_loader(dataset, workers, inference.batch_size)
+    bar = tqdm(loader, "looking at images", leave=False)
+    first = (batch["images"][form][:, :3].permute(0, 2, 3, 1).numpy() for batch in bar)  # as the image cache has them
+    content = np.array([value for images in first for value in checksums(images)], np.uint64)
     return [
-        adapted_copy(network, dataset, inference, workers, device, lambda batch: batch["images"][form])
+        adapted_copy(network, dataset, content, inference, workers, device, lambda batch: batch["images"][form])
         for network in member.networks
     ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from leukofold import kaggle
+from leukofold.archives import unpack
 from leukofold.cells import image_files
 from leukofold.competitions import Competition
 from leukofold.errors import UserError
@@ -86,6 +87,9 @@ def describe(report: InputReport) -> str:
 def fetch_input(competition: Competition, root: Path) -> Path:
     """Downloads a competition's files through the Kaggle client and unpacks them.
 
+    A whole archive that lies there already, since unpacking was interrupted, is unpacked without a download. It is
+    removed when all its files are there.
+
     Args:
         competition: Whose files to fetch.
         root: Folder to fetch them into.
@@ -94,24 +98,20 @@ def fetch_input(competition: Competition, root: Path) -> Path:
         The archive that was unpacked, and removed.
 
     Raises:
-        UserError: The client has no such files, is missing, not signed in or fails, or brought no sound archive.
+        UserError: The client has no such files, is missing, not signed in or fails, or brought no sound archive; or
+            the archive is not one to be unpacked (see ``leukofold.archives``).
     """
     by_hand = f"{competition.by_hand}; put the files into {root} as input/README.md shows"
     if not competition.kaggle_download:
         raise UserError(f"{competition.title} cannot be fetched by the Kaggle client; by hand: {by_hand}")
-    kaggle.need_client(by_hand)
-    root.mkdir(parents=True, exist_ok=True)
-    kaggle.run([*competition.kaggle_download, "-p", str(root)], by_hand)
     slug = competition.kaggle_download[-1].rpartition("/")[2]  # the client names the archive after it
     archive = root / f"{slug}.zip"
+    if not zipfile.is_zipfile(archive):  # its list of members is at its end: a download that was cut short has none
+        kaggle.need_client(by_hand)
+        root.mkdir(parents=True, exist_ok=True)
+        kaggle.run([*competition.kaggle_download, "-p", str(root)], by_hand)
     if not archive.is_file():
         raise UserError(f"{root}: the Kaggle client brought no {archive.name}; by hand: {by_hand}")
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            if opened.testzip() is not None:  # before anything is unpacked
-                raise zipfile.BadZipFile
-            opened.extractall(root)
-    except zipfile.BadZipFile:
-        raise UserError(f"{archive}: not a sound zip archive; delete it and download again") from None
+    unpack(archive, root)
     archive.unlink()
     return archive

@@ -6,6 +6,7 @@
     <list>.csv                           a column for each modality, of paths relative to the list's own folder
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,31 +55,8 @@ def registered_files(root: Path, modalities: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def read_list(path: Path, needed: Sequence[str]) -> pd.DataFrame:
-    """Reads a CSV of cells as text.
-
-    Args:
-        path: The file.
-        needed: Columns that must be there.
-
-    Returns:
-        One row per cell.
-
-    Raises:
-        UserError: It cannot be read, or lacks a column.
-    """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable CSV: {error}") from None
-    lacking = [name for name in needed if name not in table.columns]
-    if lacking:
-        raise UserError(f"{path}: no column '{lacking[0]}', only {', '.join(table.columns)}")
-    return table
-
-
 def listed_files(path: Path, table: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
-    """Turns the paths of a list into files.
+    """Turns the paths of a list into files, wherever they lie: see ``containment`` for lists that are not trusted.
 
     Args:
         path: The list.
@@ -93,11 +71,18 @@ def listed_files(path: Path, table: pd.DataFrame, modalities: Sequence[str]) -> 
     """
     given = {name: [(path.parent / file).as_posix() if file else "" for file in table[name]] for name in modalities}
     times = Counter(file for files in given.values() for file in files if file)
-    twice = [file for file, count in times.items() if count > 1]
+    twice = [file for file, count in times.items() if count > 1] or _same_but_for_case(list(times))
     if twice:
         raise UserError(f"{path}: {len(twice)} images are listed more than once: {name_some(twice)}; keep one of each")
     there = {name: [file if file and Path(file).is_file() else "" for file in files] for name, files in given.items()}
     return pd.DataFrame(there, dtype=str)
+
+
+def _same_but_for_case(files: Sequence[str]) -> list[str]:
+    """Finds files that stand in a list in another case, too, where the file system takes both names for one."""
+    first: dict[str, str] = {}
+    pairs = [(first.setdefault(file.casefold(), file), file) for file in files]
+    return [b for a, b in pairs if a != b and Path(a).is_file() and Path(b).is_file() and os.path.samefile(a, b)]
 
 
 def lacking_modalities(cells: Sequence[str], files: pd.DataFrame) -> list[str]:

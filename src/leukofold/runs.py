@@ -13,12 +13,14 @@
                       metrics.json       scores; written last: a fold that has it is complete
                       embeddings.npz     of the held-out images, where an analysis has computed them
                       map.npz            of some images of several laboratories, where a study has mapped them
+                      nonfinite_loss.csv the images of steps whose loss was not finite, where there were any
                       last/state.pt      what --resume goes on from
 """
 
 import csv
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,23 +31,21 @@ from pydantic import ValidationError
 
 from leukofold.config import Config, FoldsConfig, is_irrelevant
 from leukofold.errors import UserError
-from leukofold.files import DAMAGED_ARRAYS, replacing, write_json, write_text
+from leukofold.files import (
+    DAMAGED_ARRAYS,
+    beside_lock,
+    held,
+    put_away,
+    remove_leftovers,
+    replacing,
+    write_json,
+    write_text,
+)
 
-CLEARED = (
-    "metrics.json",
-    "oof.npz",
-    "test.npz",
-    "holdout.npz",
-    "history.csv",
-    "best.safetensors",
-    "svm.npz",
-    "embeddings.npz",
-    "map.npz",
-    "last/state.pt",
-)  # when a fold is trained afresh
 COMMON = (
     "config_digest",
     "data_fingerprint",
+    "split_digest",
     "corrections_sha256",
     "class_names",
     "precision",
@@ -299,21 +299,48 @@ class RunFolder:
             raise UserError(f"{self.folds_csv}: not readable ({error}); train the run again") from None
 
     def begin_fold(self, k: int, metadata: Mapping[str, Any], labelled: pd.DataFrame) -> None:
-        """Clears an earlier training of a fold away and notes what the new one is made of.
+        """Puts an earlier training of a fold away and notes what the new one is made of.
+
+        Whenever it is interrupted, the fold is as it was, or not begun.
 
         Args:
             k: The fold.
             metadata: Everything its result depends on.
             labelled: image_id, group and fold of every labelled image.
         """
-        split = labelled[["image_id", "group", "fold"]]
-        write_text(self.folds_csv, split.to_csv(index=False, lineterminator="\n"))
+        put_away(self.fold(k).path)
+        write_text(self.folds_csv, split_text(labelled))
+        write_json(self.fold(k).path / "metadata.json", dict(metadata))
+
+    @contextmanager
+    def training_alone(self, k: int) -> Iterator[None]:
+        """Keeps other processes from training a fold as long as the block lasts; clears up after one that was killed.
+
+        Raises:
+            UserError: Another process is training it.
+        """
         folder = self.fold(k).path
-        for name in CLEARED:
-            (folder / name).unlink(missing_ok=True)
-        for curves in folder.glob("events.out.tfevents.*"):
-            curves.unlink()
-        write_json(folder / "metadata.json", dict(metadata))
+        busy = f"{folder}: another process is training this fold; wait for its end, or name another run with --run NAME"
+        with held(beside_lock(folder), busy):
+            remove_leftovers(folder)
+            yield
+
+    def put_others_away(self, metadata: Mapping[str, Any], replaced: Collection[int]) -> None:
+        """Puts folds that are to be trained afresh away where they are of another configuration, data or classes.
+
+        Else a run that is interrupted before it comes to them could not be resumed: its folder would hold two runs.
+
+        Args:
+            metadata: What the new folds are made of.
+            replaced: The folds.
+
+        Raises:
+            UserError: Another process is training such a fold.
+        """
+        for k in replaced:
+            if self._difference(self.fold(k).metadata(), metadata) is not None:
+                with self.training_alone(k):
+                    put_away(self.fold(k).path)
 
     def finish_fold(
         self,
@@ -365,18 +392,31 @@ class RunFolder:
             UserError: A fold of the run was made of something else; names the key.
         """
         for path in sorted(self.path.glob("fold[0-9]*")):
-            other = FoldFolder(path).metadata()
-            if not other or path.name in {f"fold{k}" for k in replaced}:
+            if path.name in {f"fold{k}" for k in replaced}:
                 continue
-            for key in COMMON:
-                if key == "config_digest" and digest_of(other) == metadata.get(key):
-                    continue
-                if other.get(key) != metadata.get(key):
-                    what = _first_difference(other["config"], metadata["config"]) if key == "config_digest" else key
-                    raise UserError(
-                        f"{path}: the run was trained with another {what}; name another run with --run NAME, "
-                        f"or delete {self.path}"
-                    )
+            what = self._difference(FoldFolder(path).metadata(), metadata)
+            if what is not None:
+                raise UserError(
+                    f"{path}: the run was trained with another {what}; name another run with --run NAME, "
+                    f"or delete {self.path}"
+                )
+
+    @staticmethod
+    def _difference(other: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
+        """Names the first thing in which a fold (empty: none) cannot be of the same run; None where there is none."""
+        for key in COMMON if other else ():
+            if key == "config_digest" and digest_of(other) == metadata.get(key):
+                continue
+            if key == "split_digest" and not (key in other and key in metadata):  # of an older version
+                continue
+            if other.get(key) != metadata.get(key):
+                return _first_difference(other["config"], metadata["config"]) if key == "config_digest" else key
+        return None
+
+
+def split_text(labelled: pd.DataFrame) -> str:
+    """Writes the split of labelled images as ``folds.csv`` holds it: image_id, group and fold of each."""
+    return labelled[["image_id", "group", "fold"]].to_csv(index=False, lineterminator="\n")
 
 
 def digest_of(metadata: Mapping[str, Any]) -> str:

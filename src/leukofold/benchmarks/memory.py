@@ -25,14 +25,13 @@ from leukofold.benchmarks.measuring import Report, synchronise
 from leukofold.cells import CellTable
 from leukofold.competitions import get_competition
 from leukofold.config import Config, ModelConfig
-from leukofold.files import write_json
-from leukofold.images.cache import ImageCache
+from leukofold.images.cache import PIXELS, ImageCache
 from leukofold.images.cellimages import CellImages
 from leukofold.images.preparing import Preparation
 from leukofold.loaders import MOST_WORKERS, CellDataset, make_loader
 from leukofold.models.classifier import Classifier
 from leukofold.processes import available_cores, keep_freed_memory
-from leukofold.rowmaps import write_index
+from leukofold.rowmaps import checksums, seal, write_checksums
 from leukofold.sampling import EpochSampler
 from leukofold.training.losses import build_loss, soft_targets
 from leukofold.training.optimizing import build_optimizer
@@ -316,10 +315,11 @@ def sparse_cache(folder: Path, frame: pd.DataFrame, config: Config) -> Path:
         The file of pixels.
     """
     preparation = Preparation(config.image, lambda image: image)
-    file, size = folder / "pixels.npy", preparation.size
+    file, size = folder / f"{PIXELS}.npy", preparation.size
     np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(frame), size, size, 3))
-    write_index(folder, frame.image_id)
-    write_json(folder / "cache.json", {"competition": "wbcbench", **preparation.settings(), "images": len(frame)})
+    black = checksums([np.zeros((size, size, 3), np.uint8)])
+    write_checksums(folder, black * len(frame))
+    seal(folder, PIXELS, frame.image_id, {"competition": "wbcbench", **preparation.settings()})
     return file
 
 

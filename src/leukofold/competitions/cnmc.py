@@ -10,13 +10,15 @@ folders are searched for::
 
 Groups are the subjects. Some images stand byte for byte under two subjects of different official
 folds; such subjects are merged into one group, so that no image is trained on and scored.
+
+The root may be a link, and so may the images that no list names. A preliminary image that a link leads out of the root
+is refused.
 """
 
 import hashlib
 import os
 import re
 import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,20 +26,24 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 
+from leukofold.archives import DAMAGED
 from leukofold.cells import UNLABELLED, CellTable
 from leukofold.competitions.base import Competition, Scan, file_sizes, need_folder
+from leukofold.containment import need_contained, shown
 from leukofold.errors import UserError, name_some
 from leukofold.files import replacing
+from leukofold.lists import read_list
 
 CLASS_NAMES = ("hem", "all")  # index 1, all, is the positive class
 SIDE = 450  # pixels; some final-phase images are 600 and are cropped to this
 PREDICTIONS = "isbi_valid.predict"  # the file that the evaluation server looks for in the zip
 
+MOST_BYTES = 1_000_000  # of a submission, unpacked: 2 for each image would do
+
 PRELIM, FINAL = "C-NMC_test_prelim_phase_data", "C-NMC_test_final_phase_data"
 PRELIM_LABELS = f"{PRELIM}_labels.csv"
-FILE_NAME = re.compile(r"UID_(H?\d+)_(\d+)_(\d+)_(all|hem)\.bmp", re.IGNORECASE)
+FILE_NAME = re.compile(r"UID_(H?\d+)_(\d+)_(\d+)_(all|hem)\.bmp", re.IGNORECASE | re.ASCII)
 
 
 class CNMC(Competition):
@@ -113,11 +119,15 @@ class CNMC(Competition):
         try:
             with zipfile.ZipFile(path) as archive:
                 entries = archive.namelist()
-                text = archive.read(PREDICTIONS).decode("ascii") if entries == [PREDICTIONS] else ""
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeDecodeError):
+                if entries != [PREDICTIONS]:
+                    names = name_some([shown(name) for name in entries])
+                    return [f"the zip holds {names or 'nothing'}; it must hold one file, {PREDICTIONS}"]
+                size = archive.getinfo(PREDICTIONS).file_size
+                if size > MOST_BYTES:
+                    return [f"{PREDICTIONS} unpacks to {size:,} bytes; two for each image would do"]
+                text = archive.read(PREDICTIONS).decode("ascii")
+        except (*DAMAGED, OSError):
             return ["not a zip archive of a text file"]
-        if entries != [PREDICTIONS]:
-            return [f"the zip holds {name_some(entries) or 'nothing'}; it must hold one file, {PREDICTIONS}"]
         lines = text.removesuffix("\n").split("\n")  # splitlines would also take form feeds and CR for line ends
         faults = []
         if len(lines) != max(numbers):
@@ -161,8 +171,8 @@ def _images(folder: Path) -> dict[str, int]:
 def _number(name: str) -> int:
     """Returns N of ``N.bmp``."""
     stem = name.rsplit(".", 1)[0]
-    if not stem.isdecimal():
-        raise UserError(f"{name}: the final and preliminary images are called N.bmp; remove this file")
+    if not re.fullmatch("[0-9]{1,6}", stem):
+        raise UserError(f"{shown(name)}: the final and preliminary images are called N.bmp; remove this file")
     return int(stem)
 
 
@@ -170,7 +180,7 @@ def _parse(name: str, where: Path) -> tuple[str, int]:
     """Returns the subject (in upper case: one is spelt h3) and the label of a training image's name."""
     match = FILE_NAME.fullmatch(name)
     if match is None:
-        raise UserError(f"{where}: '{name}' is not called UID_<subject>_<image>_<cell>_<all|hem>.bmp")
+        raise UserError(f"{where}: '{shown(name)}' is not called UID_<subject>_<image>_<cell>_<all|hem>.bmp")
     return match[1].upper(), CLASS_NAMES.index(match[4].lower())
 
 
@@ -193,22 +203,22 @@ def _prelim_rows(root: Path, folders: list[Path]) -> tuple[list[Row], list[str]]
     lists = sorted(root.rglob(PRELIM_LABELS))
     if not lists:
         raise UserError(f"{root}: {PRELIM} is there but not {PRELIM_LABELS}; see input/README.md")
-    try:
-        raw = pd.read_csv(lists[0], dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{lists[0]}: not a readable CSV: {error}") from None
-    for column in ("Patient_ID", "new_names", "labels"):
-        if column not in raw.columns:
-            raise UserError(f"{lists[0]}: no column '{column}', only {', '.join(raw.columns)}")
+    raw = read_list(lists[0], ("Patient_ID", "new_names", "labels"))
+    twice = raw.new_names[raw.new_names.duplicated()].tolist()
+    if raw.empty or twice:
+        fault = f"{shown(twice[0])} stands twice; keep one row of it" if twice else "lists no image; download it again"
+        raise UserError(f"{lists[0]}: {fault}")
     files = {name: (folder / name, size) for folder in folders for name, size in _images(folder).items()}
+    places = [files[name][0].relative_to(root).as_posix() if name in files else name for name in raw.new_names]
+    need_contained(lists[0], root, raw.Patient_ID.tolist(), places)
     rows: list[Row] = []
     missing = []
     for original, name, given in zip(raw.Patient_ID, raw.new_names, raw.labels, strict=True):
         subject, label = _parse(original, lists[0])
         if given not in ("0", "1"):
-            raise UserError(f"{lists[0]}: unknown label '{given}' at {name}; 1 is all, 0 is hem")
+            raise UserError(f"{lists[0]}: unknown label '{shown(given)}' at {shown(name)}; 1 is all, 0 is hem")
         if int(given) != label:
-            raise UserError(f"{lists[0]}: {name} is labelled {given}, but its original name is {original}")
+            raise UserError(f"{lists[0]}: {shown(name)} is labelled {given}, but its original name is {original}")
         if name in files:
             path, size = files[name]
             rows.append((original, path, size, label, subject, "prelim"))

@@ -9,6 +9,9 @@ three bright-field images of the unstained cell under different light) is not pu
 The list counts where it is there, and alone can tell patients: without the column ``patient`` every cell is a group of
 its own, so that any split is image-level. A cell without a label there is one to predict. Classes may be abbreviated
 as in the paper (NEU, LYM, EOS, MO, BAS), and case does not count.
+
+The files that a list names lie below its own folder; a path or a link that leads out of it is refused. Folders that are
+read without a list may hold links of yours to anywhere.
 """
 
 from collections import Counter
@@ -20,8 +23,10 @@ import pandas as pd
 
 from leukofold.cells import FILES_OF, UNLABELLED, CellTable
 from leukofold.competitions.base import Competition, Scan, need_folder
+from leukofold.containment import need_contained
 from leukofold.errors import UserError, name_some
-from leukofold.registered import find_modalities, lacking_modalities, listed_files, read_list, registered_files
+from leukofold.lists import need_one_spelling, read_list
+from leukofold.registered import find_modalities, lacking_modalities, listed_files, registered_files
 
 CLASS_NAMES = ("Neutrophil", "Lymphocyte", "Eosinophil", "Monocyte", "Basophil")
 
@@ -78,18 +83,24 @@ class MultimodalData(Competition):
 
 def _from_list(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Reads ``cells.csv``: cell_id, label, group and split of each cell, and its files."""
-    table = read_list(path, ("cell_id", "label"))
+    table = read_list(path, ("cell_id", "label"), (*TOLD, *MODALITIES), others=True)
     names = _in_order([name for name in table.columns if name not in TOLD])
     if table.empty:
         raise UserError(f"{path}: lists no cell; fill it, or delete it where the folders tell the classes")
+    if (table.cell_id == "").any():
+        raise UserError(f"{path}: {(table.cell_id == '').sum()} cells without a cell_id; name each")
     _need_once(path, table.cell_id.tolist())
+    need_one_spelling(path, "cells", table.cell_id)
     for name in names:
-        if not any((path.parent / file).is_file() for file in table[name] if file):
+        given = table[table[name] != ""]
+        need_contained(path, path.parent, given.cell_id.tolist(), given[name].tolist())
+        if not any((path.parent / file).is_file() for file in given[name]):
             raise UserError(
                 f"{path}: column '{name}' names no file that is there; columns beside {', '.join(TOLD)} are modalities"
             )
     files = listed_files(path, table, names)
     patients = table.patient if "patient" in table else table.cell_id
+    need_one_spelling(path, "patients", patients)
     nameless = table.cell_id[(patients == "") & (table.label != "")]
     if len(nameless):
         raise UserError(
@@ -108,7 +119,9 @@ def _from_list(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _from_folders(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Finds the folders of modalities and classes: as ``_from_list``."""
-    files = registered_files(root, _in_order(find_modalities(root)))
+    names = find_modalities(root)
+    need_one_spelling(root, "modalities", names)
+    files = registered_files(root, _in_order(names))
     folders, ids = zip(*((place.partition("/")[0], place.rpartition("/")[2]) for place in files.index), strict=True)
     loose = [place for place in files.index if "/" not in place]
     if loose:

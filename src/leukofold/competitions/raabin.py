@@ -24,6 +24,7 @@ from typing import ClassVar
 
 from leukofold.cells import CellTable
 from leukofold.competitions.base import Competition, Scan
+from leukofold.containment import need_walkable
 from leukofold.domains import class_images, visible
 from leukofold.errors import UserError
 
@@ -98,6 +99,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
     classes = {name.casefold() for name in CLASS_NAMES}
     for name, folders, _ in os.walk(root, followlinks=True):
         folders[:] = visible(folders)
+        need_walkable(name, ())
         folder = Path(name)
         split = SPLITS.get(re.sub("[-_]", "", folder.name).casefold())
         if split is None or classes.isdisjoint(inner.casefold() for inner in folders):

@@ -8,10 +8,13 @@ Source: Kaggle competition ``wbc-bench-2026``; arXiv 2604.10797. Layout below th
 
 Patients are not named. The ids run patient by patient, so contiguous blocks of ids serve as groups
 (``pseudo_patients``). The same order betrays labels, so nothing that predicts may look at it.
+
+The root may be a link. In it, a link that leads a listed image elsewhere is refused.
 """
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,9 +25,11 @@ import pandas as pd
 
 from leukofold.cells import UNLABELLED, CellTable
 from leukofold.competitions.base import Competition, Scan, file_sizes, need_folder
+from leukofold.containment import need_contained, shown
 from leukofold.errors import UserError, name_some
 from leukofold.files import write_text
 from leukofold.lineages import LINEAGES
+from leukofold.lists import need_one_spelling, read_list
 
 CLASS_NAMES = ("BA", "BL", "BNE", "EO", "LY", "MMY", "MO", "MY", "PC", "PLY", "PMY", "SNE", "VLY")
 
@@ -41,6 +46,7 @@ FOLDERS = {
     "phase2_eval": "phase2/eval",
     "phase2_test": "phase2/test",
 }
+IMAGE_ID = re.compile(r"[0-9]{1,18}\.jpg")
 LARGEST_GAP = 20  # ids of one patient lie closer than this; cutting phase 1 there gives its 74 patients
 
 _COUNTS = {  # published, in the order of CLASS_NAMES
@@ -75,10 +81,10 @@ class WBCBench(Competition):
         rows = pd.concat([_read_list(root / name, split) for name, split in LISTS.items()], ignore_index=True)
         rows = _drop_repeated(rows)
         sizes = {split: file_sizes(root / folder) for split, folder in FOLDERS.items()}
+        files = [f"{FOLDERS[split]}/{name}" for split, name in zip(rows.split, rows.image_id, strict=True)]
+        need_contained(root, root, rows.image_id.tolist(), files)
         rows["bytes"] = [sizes[split].get(name, -1) for split, name in zip(rows.split, rows.image_id, strict=True)]
-        rows["path"] = [
-            (root / FOLDERS[split] / name).as_posix() for split, name in zip(rows.split, rows.image_id, strict=True)
-        ]
+        rows["path"] = [(root / file).as_posix() for file in files]
         absent = rows.bytes < 0
         found = rows[~absent]
         table = CellTable.from_columns(
@@ -101,32 +107,30 @@ class WBCBench(Competition):
 
     def check_submission(self, path: Path, root: Path) -> list[str]:
         """Compares columns, row count, ids, their order and labels with ``phase2_test.csv``; see the base class."""
-        columns, listed = _plain_csv(root / "phase2_test.csv", "utf-8-sig")
-        if "ID" not in columns:
-            raise UserError(f"{root / 'phase2_test.csv'}: no column 'ID'; download the file again")
-        expected = [row["ID"] for row in listed]
-        header, rows = _plain_csv(path)
+        expected = _listed_ids(root / "phase2_test.csv")
+        header, rows = _plain_csv(_plain_text(path, "utf-8"), path)
         if header != ["ID", "labels"]:
-            return [f"the header is '{','.join(header)}', it must be 'ID,labels'"]
+            return [f"the header is '{shown(','.join(header))}', it must be 'ID,labels'"]
         ids = [row["ID"] or "" for row in rows]
         faults = []
         if len(ids) != len(expected):
             faults.append(f"{len(ids)} rows, the test list has {len(expected)}")
         twice = sorted(name for name, times in Counter(ids).items() if times > 1)
         if twice:
-            faults.append(f"ids more than once: {name_some(twice)}")
+            faults.append(f"ids more than once: {_some(twice)}")
         lacking = sorted(set(expected) - set(ids))
         if lacking:
-            faults.append(f"ids of the test list not there: {name_some(lacking)}")
+            faults.append(f"ids of the test list not there: {_some(lacking)}")
         unknown = sorted(set(ids) - set(expected))
         if unknown:
-            faults.append(f"ids that the test list does not have: {name_some(unknown)}")
+            faults.append(f"ids that the test list does not have: {_some(unknown)}")
         if not faults and ids != expected:
             first = next(i for i, (a, b) in enumerate(zip(ids, expected, strict=True)) if a != b)
-            faults.append(f"the order differs from the test list's, first in row {first + 1}: {ids[first]}")
-        wrong = [f"{row['ID']}: '{row['labels'] or ''}'" for row in rows if row["labels"] not in CLASS_NAMES]
+            faults.append(f"the order differs from the test list's, first in row {first + 1}: {shown(ids[first])}")
+        labels = [row["labels"] or "" for row in rows]
+        wrong = [f"{name}: '{label}'" for name, label in zip(ids, labels, strict=True) if label not in CLASS_NAMES]
         if wrong:
-            faults.append(f"blank or unknown labels: {name_some(wrong)}; known ones are {' '.join(CLASS_NAMES)}")
+            faults.append(f"blank or unknown labels: {_some(wrong)}; known ones are {' '.join(CLASS_NAMES)}")
         if any(None in row for row in rows):
             faults.append("a row with more than two fields")
         return faults
@@ -180,14 +184,7 @@ def _read_list(path: Path, default_split: str) -> pd.DataFrame:
     """Reads one list into image_id, label, split and patient ("" where it is not told)."""
     if not path.is_file():
         raise UserError(f"{path}: the list is missing; see input/README.md for the files of WBCBench")
-    try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable CSV: {error}") from None
-    raw = raw[[column for column in raw.columns if not column.startswith("Unnamed")]]
-    for column in ("ID", "labels"):
-        if column not in raw.columns:
-            raise UserError(f"{path}: no column '{column}', only {', '.join(raw.columns)}; download the file again")
+    raw = read_list(path, ("ID", "labels"), ("split", "patient_hash"))
     splits = raw["split"] if "split" in raw.columns else pd.Series(default_split, index=raw.index)
     test = default_split == "phase2_test"
     mixed = splits[(splits == "phase2_test") != test]
@@ -195,10 +192,14 @@ def _read_list(path: Path, default_split: str) -> pd.DataFrame:
     if not strange and len(mixed):
         raise UserError(f"{path}: split '{mixed.iloc[0]}' does not belong into this list; download the file again")
     if strange:
-        raise UserError(f"{path}: unknown split '{strange[0]}'; known ones are {', '.join(FOLDERS)}")
-    bad_ids = [name for name in raw["ID"] if not (name.endswith(".jpg") and name[:-4].isdecimal())]
+        raise UserError(f"{path}: unknown split '{shown(strange[0])}'; known ones are {', '.join(FOLDERS)}")
+    bad_ids = [name for name in raw["ID"] if not IMAGE_ID.fullmatch(name)]
     if bad_ids:
-        raise UserError(f"{path}: column 'ID' holds '{bad_ids[0]}', expected digits and .jpg; download the file again")
+        raise UserError(
+            f"{path}: column 'ID' holds '{shown(bad_ids[0])}', expected digits and .jpg; download the file again"
+        )
+    if "patient_hash" in raw.columns:
+        need_one_spelling(path, "patients", raw["patient_hash"])
     return pd.DataFrame(
         {
             "image_id": raw["ID"],
@@ -216,7 +217,7 @@ def _label_indices(path: Path, raw: pd.DataFrame) -> list[int]:
     if len(unknown):
         first = unknown.iloc[0]
         raise UserError(
-            f"{path}: unknown label '{first['labels']}' at {first['ID']} ({len(unknown)} in all); "
+            f"{path}: unknown label '{shown(first['labels'])}' at {first['ID']} ({len(unknown)} in all); "
             f"known ones are {' '.join(CLASS_NAMES)}"
         )
     return [index[name] for name in raw["labels"]]
@@ -227,15 +228,40 @@ def _drop_repeated(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop_duplicates(["image_id", "label", "split"]).reset_index(drop=True)
 
 
-def _plain_csv(path: Path, encoding: str = "utf-8") -> tuple[list[str], list[dict[str, str]]]:
-    """Reads a CSV with the standard library: header and rows."""
+def _listed_ids(path: Path) -> list[str]:
+    """Reads the ids of the test list, in every shape that ``lists`` takes."""
+    text = _plain_text(path, "utf-8-sig")
+    for separator in (",", ";", "\t"):
+        header, rows = _plain_csv(text, path, separator)
+        names = [name.strip() for name in header]
+        column = "ID" if "ID" in names else next((name for name in names if name.casefold() == "id"), None)
+        if column is not None:
+            ids = [(row[header[names.index(column)]] or "").strip() for row in rows]
+            return [name for name in ids if name]
+    raise UserError(f"{path}: no column 'ID'; download the file again")
+
+
+def _some(values: Sequence[str]) -> str:
+    """Names the first few of many values from outside."""
+    return name_some([shown(value) for value in values])
+
+
+def _plain_text(path: Path, encoding: str) -> str:
+    """Reads a text file."""
     try:
-        text = path.read_text(encoding=encoding)
-    except (FileNotFoundError, IsADirectoryError):
+        text = path.read_bytes().decode(encoding).lstrip("\r\n")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+        raise UserError(f"{path}: not a text file; write it as UTF-8") from None
+    if "\0" in text:
+        raise UserError(f"{path}: not a text file; write it as UTF-8")
+    return text
+
+
+def _plain_csv(text: str, path: Path, separator: str = ",") -> tuple[list[str], list[dict[str, str | None]]]:
+    """Reads a CSV with the standard library: header and rows; a field that lacks is None."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         rows = list(reader)
     except csv.Error as error:

@@ -1,4 +1,7 @@
-"""What every external data set answers: how to get it, which classes it has, and where its images lie."""
+"""What every external data set answers: how to get it, which classes it has, and where its images lie.
+
+No list names these images, so links in the folders are the user's own and may lead anywhere.
+"""
 
 import os
 import re
@@ -11,6 +14,7 @@ from typing import ClassVar
 import pandas as pd
 
 from leukofold.cells import CellTable
+from leukofold.containment import need_walkable
 from leukofold.errors import UserError, name_some
 from leukofold.images.reading import IMAGE_SUFFIXES
 
@@ -51,6 +55,7 @@ class ExternalSource(ABC):
         """
         files = self._files(root)
         images = [(name, size) for name, size in files if name.lower().endswith(IMAGE_SUFFIXES)]
+        need_walkable(str(root), (name for name, _ in images))
         if not images:
             raise UserError(_why_no_images(root, [name for name, _ in files]))
         known = {_spelt(label): label for label in self.labels}
@@ -199,6 +204,7 @@ def _files_below(folder: str, prefix: str, depth: int) -> Iterator[tuple[str, in
             if entry.is_file():
                 yield prefix + entry.name, entry.stat().st_size
             elif depth and entry.is_dir():
+                need_walkable(entry.path, ())
                 yield from _files_below(entry.path, f"{prefix}{entry.name}/", depth - 1)
 
 

@@ -3,8 +3,9 @@
 ::
 
     cache/handcrafted/<key>/features.npy    n x D float32
+                            checksums.npy   of each row
                             index.csv       the image id of each row
-                            features.json   what they are made of, such as their names
+                            features.json   what they are made of, such as their names; and what tells that all is whole
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from leukofold.files import alone
 from leukofold.handcrafted.measures import NAMES, measure
 from leukofold.images.cellimages import CellImages
 from leukofold.loaders import SizedDataset, make_loader
-from leukofold.rowmaps import RowMap, write_rows
+from leukofold.rowmaps import RowMap, fault_of, remove_damaged, write_rows
 
 VERSION = 1
 """Raised whenever the same image gives other features, so that what was measured before counts as outdated."""
@@ -68,7 +69,9 @@ def handcrafted_features(
     folder = cache / "handcrafted" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with alone(folder.with_suffix(".lock")):
-        if not folder.exists():
+        fault = fault_of(folder, FEATURES)
+        if fault is not None:
+            remove_damaged(folder, fault)
             loader = make_loader(_Measured(images, frame), workers, AT_ONCE)
             write_rows(folder, FEATURES, frame.image_id, _parts(loader, len(frame), progress), made_of)
     return RowMap(folder, FEATURES)

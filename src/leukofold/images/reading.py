@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,12 +13,18 @@ import pandas as pd
 from tqdm import tqdm
 
 from leukofold.errors import UserError
-from leukofold.files import alone, beside_lock, replacing
+from leukofold.files import DAMAGED_ARRAYS, alone, beside_lock, replacing
 from leukofold.images.hashing import HASH_BYTES, HASH_VERSION, perceptual_hash
+from leukofold.images.headers import AGAIN, MOST_PIXELS, NO_IMAGE, BadHeaderError, read_header
 from leukofold.processes import available_cores
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 """Endings of the files that are taken for images, in lower case."""
+
+_MOST_BYTES = 8 * MOST_PIXELS  # of a file: four channels of 16 bits
+_DARK = 16  # of 255: what 12 of 16 bits do not reach
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong with a file is told by name instead
 
 
 class CorruptImageError(UserError):
@@ -27,44 +34,85 @@ class CorruptImageError(UserError):
 def read_image(path: str | Path) -> np.ndarray:
     """Decodes one image file.
 
-    OpenCV fills the missing rest of a truncated JPEG with grey without a word, so the end of the
-    file is looked at first.
+    Read are 8 and 16 bits, of which the upper 8 are taken; grey, palette, RGB, CMYK (as Pillow converts it, without a
+    colour profile) and 1 bit; progressive and interlaced. Orientation is applied, as by every viewer: whoever labelled
+    the image saw it that way. The transparency of a PNG or BMP is dropped and the colours below it stay, as in most
+    loaders; a TIFF's has to be opaque, as its decoder would darken the colours. See ``images.headers`` for what is
+    refused, and why.
 
     Args:
-        path: A JPEG, PNG, BMP or TIFF file.
+        path: A JPEG, PNG, BMP or TIFF file of at most ``MOST_PIXELS``, whatever its suffix.
 
     Returns:
         H x W x 3 uint8, RGB.
 
     Raises:
-        CorruptImageError: The file is empty, cut short, or no image; or it is not there any more.
+        CorruptImageError: The file is empty, cut short, too large, or no image that has one right reading; or it
+            cannot be read, or is not there any more.
     """
-    try:
-        encoded = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise CorruptImageError(f"{path}: the file is gone") from None
+    encoded = read_file(path)
     if not encoded:
-        raise CorruptImageError(f"{path}: the file is empty; download it again")
-    if _cut_short(encoded):
-        raise CorruptImageError(f"{path}: the file is cut short; download it again")
+        raise CorruptImageError(f"{path}: the file is empty; {AGAIN}")
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:  # a damaged header that asks for more pixels than OpenCV takes
-        image = None
+        header = read_header(encoded)
+    except BadHeaderError as error:
+        raise CorruptImageError(f"{path}: {error}") from None
+    image = _decode(encoded, cv2.IMREAD_COLOR_RGB)
     if image is None:
-        raise CorruptImageError(f"{path}: not an image that can be decoded; download it again")
+        raise CorruptImageError(f"{path}: {NO_IMAGE}")
+    if header.bits == 16 and image.max() < _DARK:
+        raise CorruptImageError(
+            f"{path}: holds 16 bits, of which the upper 4 are not used: a camera's 12 bits; save it as 8 bits"
+        )
+    if header.alpha and _transparent(encoded):
+        raise CorruptImageError(f"{path}: a TIFF with transparent pixels; save it without transparency")
     return image
 
 
-def _cut_short(encoded: bytes) -> bool:
-    """Tells whether a JPEG, PNG or BMP file lacks its end."""
-    if encoded[:2] == b"\xff\xd8":
-        return b"\xff\xd9" not in encoded[-1024:]
-    if encoded[:8] == b"\x89PNG\r\n\x1a\n":
-        return b"IEND" not in encoded[-1024:]
-    if encoded[:2] == b"BM":
-        return len(encoded) < int.from_bytes(encoded[2:6], "little")
-    return False
+def read_file(path: str | Path) -> bytes:
+    """Reads a file of an image whole.
+
+    Raises:
+        CorruptImageError: It is gone, no file, cannot be read, or is larger than any image that is read.
+    """
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise CorruptImageError(f"{path}: not a file")
+            if state.st_size > _MOST_BYTES:
+                raise CorruptImageError(f"{path}: {state.st_size / 1e9:.1f} GB are too large for an image; cut it up")
+            return file.read()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file, and a pipe without waiting for someone to write into it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _unreadable(path: str | Path, error: OSError) -> CorruptImageError:
+    """Tells why a file cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return CorruptImageError(f"{path}: the file is gone")
+    if isinstance(error, IsADirectoryError):
+        return CorruptImageError(f"{path}: a folder, not a file")
+    return CorruptImageError(f"{path}: cannot be read: {error.strerror}")
+
+
+def _decode(encoded: bytes, how: int) -> np.ndarray | None:
+    """Decodes a file; None where it is damaged."""
+    try:
+        return cv2.imdecode(np.frombuffer(encoded, np.uint8), how)
+    except cv2.error:
+        return None
+
+
+def _transparent(encoded: bytes) -> bool:
+    """Tells whether any pixel of an image with a channel of transparency is."""
+    whole = _decode(encoded, cv2.IMREAD_UNCHANGED)
+    return whole is None or whole.ndim < 3 or int(whole[..., -1].min()) < np.iinfo(whole.dtype).max
 
 
 def unreadable_images(paths: Sequence[str], workers: int | None = None, progress: bool = True) -> list[str]:
@@ -95,7 +143,7 @@ def survey_images(frame: pd.DataFrame, cache: Path, progress: bool = True) -> np
     Raises:
         UserError: Some images are unreadable; names the first few and counts all.
     """
-    stored = cache / "surveys" / f"{files_digest(frame)}-{HASH_VERSION}.npy"
+    stored = cache / "surveys" / f"{files_digest(frame)}-{HASH_VERSION}.npz"  # with a checksum
     hashes = _load_survey(stored, len(frame))
     if hashes is not None:
         return hashes
@@ -104,7 +152,7 @@ def survey_images(frame: pd.DataFrame, cache: Path, progress: bool = True) -> np
         if hashes is None:
             hashes = _survey(frame, progress)
             with replacing(stored) as temporary, temporary.open("wb") as file:
-                np.save(file, hashes)
+                np.savez(file, hashes=hashes)
     return hashes
 
 
@@ -118,19 +166,27 @@ def _survey(frame: pd.DataFrame, progress: bool) -> np.ndarray:
 
 
 def files_digest(frame: pd.DataFrame) -> str:
-    """Returns 16 hex digits that change with any image's path, size or time of change, and with their order."""
+    """Returns 16 hex digits that change with any image's path, size or time of change, and with their order.
+
+    Raises:
+        CorruptImageError: A file is gone.
+    """
     digest = hashlib.sha256()
     for path in frame.path:
-        stat = os.stat(path)
-        digest.update(f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        try:
+            state = os.stat(path)
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        digest.update(f"{os.path.abspath(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def _load_survey(stored: Path, count: int) -> np.ndarray | None:
     """Loads a stored survey; None where there is none, or a damaged one."""
     try:
-        hashes = np.load(stored, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with np.load(stored, allow_pickle=False) as arrays:
+            hashes = arrays["hashes"]
+    except DAMAGED_ARRAYS:
         return None
     sound = isinstance(hashes, np.ndarray) and hashes.shape == (count, HASH_BYTES) and hashes.dtype == np.uint8
     return hashes if sound else None

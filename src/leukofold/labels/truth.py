@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score
 
+from leukofold.lists import read_list
 from leukofold.rendering import rendered_info
 
 UNKNOWN = -1  # the true label of an image that was not rendered, or whose class the data do not have
@@ -27,7 +28,7 @@ def true_labels(paths: Sequence[str], class_names: Sequence[str]) -> np.ndarray 
     root_of = {folder: _rendered_root(Path(folder)) for folder in {os.path.dirname(path) for path in paths}}
     truth: dict[str, str] = {}
     for root in {root for root in root_of.values() if root is not None}:
-        table = pd.read_csv(root / "rendered_truth.csv", dtype=str, keep_default_na=False)
+        table = read_list(root / "rendered_truth.csv", ("path", "true_label"))
         truth.update(zip(f"{root.as_posix()}/" + table.path, table.true_label, strict=True))
     index = {name: k for k, name in enumerate(class_names)}
     labels = np.array([index.get(truth.get(path, ""), UNKNOWN) for path in paths], dtype=np.int64)

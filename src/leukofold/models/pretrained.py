@@ -1,5 +1,7 @@
 """Weights of backbones from a file."""
 
+import struct
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,10 +12,19 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import nn
 
+from leukofold.containment import shown
 from leukofold.errors import UserError, first_line, name_some
 from leukofold.files import sha256
 
 State = Mapping[str, torch.Tensor]
+
+_WRAPPERS = ("state_dict", "model", "teacher")  # names under which trainers keep the tensors, at times one in another
+_MOST_WRAPPED = 4
+UNREADABLE = (
+    OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError,
+    MemoryError, struct.error, SafetensorError,
+)  # fmt: skip
+"""What reading a damaged or foreign file of weights may raise."""
 
 
 def load_backbone(
@@ -48,14 +59,14 @@ def load_backbone(
     own = backbone.state_dict()
     try:
         state = convert(state)
-    except (KeyError, RuntimeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, RuntimeError, ValueError, AttributeError) as error:
         raise UserError(f"model.pretrained: {path} is of another architecture: {first_line(error)}") from None
     state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{c}." for c in classifier))}
     missing = sorted(set(own) - set(state))
     unexpected = sorted(set(state) - set(own))
     reshaped = sorted(key for key in set(own) & set(state) if own[key].shape != state[key].shape)
     faults = [
-        f"{verb} {name_some(keys)}"
+        f"{verb} {name_some([shown(key) for key in keys])}"
         for keys, verb in (
             (missing, "lacks"),
             (unexpected, "has, and the backbone has not,"),
@@ -87,18 +98,30 @@ def widened(state: State, stems: Sequence[str], channels: int) -> State:
 
 
 def _read_state(path: Path) -> State:
-    """Reads a file of named tensors, without ever running code from it."""
+    """Reads a file of named tensors, without ever running code from it.
+
+    A pickle may name functions to be called. PyTorch's reader for weights alone refuses those; what it raises on files
+    that are damaged or made to break it is not documented, and was found by damaging files.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning)  # of pickles that are not PyTorch's
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # PyTorch's own advice is to run the file's code
+        raise UserError(
+            f"model.pretrained: {path}: not a file of weights, or one that holds more than tensors; that may be code, "
+            "which is never run; save the network's state_dict() alone"
+        ) from None
+    except UNREADABLE as error:
         raise UserError(f"model.pretrained: {path}: not a file of weights: {first_line(error)}") from None
-    while isinstance(loaded, Mapping):  # trainers wrap the tensors under one of these names
-        wrapped = next((loaded[key] for key in ("state_dict", "model", "teacher") if key in loaded), None)
-        if wrapped is None:
+    for _ in range(_MOST_WRAPPED):
+        if not isinstance(loaded, Mapping):
             break
-        loaded = wrapped
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        loaded = next((loaded[key] for key in _WRAPPERS if key in loaded), loaded)
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in loaded.items()
+    ):
         raise UserError(f"model.pretrained: {path}: holds no mapping of named tensors")
     return loaded

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from leukofold.config import Config
 from leukofold.errors import UserError, first_line
 from leukofold.models.classifier import Classifier
+from leukofold.models.weights import load_weights
 from leukofold.runs import FoldFolder, RunFolder
 
 if TYPE_CHECKING:
@@ -64,8 +63,5 @@ def load_network(
     untrained = config.model.model_copy(update=changes)
     images_of_a_cell = len(fold.metadata().get("modalities", ())) or 1  # older runs have one
     network = Classifier(untrained, config.image, classes, images_of_a_cell)
-    try:
-        network.load_state_dict(load_file(fold.weights))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{fold.weights}: not the weights of its run ({first_line(error)})") from None
+    load_weights(network, fold.weights)
     return network.to(device).eval()

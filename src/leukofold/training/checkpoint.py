@@ -1,42 +1,17 @@
-"""What an interrupted training goes on from, and the weights that are kept."""
+"""What an interrupted training goes on from."""
 
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import nn
 
 from leukofold.errors import UserError, first_line
 from leukofold.files import replacing
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes a network's parameters and buffers as safetensors, in one step.
-
-    Args:
-        model: Without wrappers, so that keys carry no ``module.`` or ``_orig_mod.``.
-        path: The file.
-    """
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(state))
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Reads weights that ``save_weights`` wrote.
-
-    Raises:
-        UserError: The file is missing, damaged or of another network.
-    """
-    try:
-        model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: the weights cannot be loaded ({first_line(error)})") from None
+from leukofold.models.pretrained import UNREADABLE
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
@@ -59,8 +34,14 @@ def load_state(path: Path) -> dict[str, Any]:
         UserError: The file is damaged.
     """
     try:
+        with zipfile.ZipFile(path) as parts:  # torch writes a checksum of each part, and does not look at it
+            damaged = parts.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"its part {damaged} is not what was written")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
-        raise UserError(f"{path}: damaged ({first_line(error)}); start the fold afresh without --resume") from None
+    except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path}: damaged ({first_line(error)}); delete it, and --resume trains that fold from its beginning"
+        ) from None
     assert isinstance(state, dict)
     return state

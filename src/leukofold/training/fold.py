@@ -1,7 +1,10 @@
 """Training folds of a run and writing what they leave behind."""
 
+import hashlib
 import time
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +16,10 @@ from leukofold.config import Config, ModelConfig
 from leukofold.errors import UserError, first_line
 from leukofold.experiment import Experiment, experiment_summary, open_experiment
 from leukofold.files import sha256, working_path
+from leukofold.leakage import check_leakage
 from leukofold.metrics import METRICS, score
-from leukofold.runs import Predictions, RunFolder, chosen_on_scored
-from leukofold.training.launch import main_first, make_accelerator
+from leukofold.runs import Predictions, RunFolder, chosen_on_scored, split_text
+from leukofold.training.launch import main_first, main_only, make_accelerator
 from leukofold.training.trackers import CsvTracker
 from leukofold.training.trainer import Trainer
 
@@ -54,12 +58,17 @@ def train_folds(
     replaced = () if resume else range(config.folds.count) if debug else (*folds, *beside)
     for fold in folds:
         own = make_accelerator(config.training, run)
-        train_fold(experiment, fold, own, resume, replaced)
+        train_fold(experiment, fold, own, resume, replaced, () if resume else folds)
         own.free_memory()
 
 
 def train_fold(
-    experiment: Experiment, fold: int, accelerator: Accelerator, resume: bool, replaced: Collection[int]
+    experiment: Experiment,
+    fold: int,
+    accelerator: Accelerator,
+    resume: bool,
+    replaced: Collection[int],
+    own: Collection[int],
 ) -> None:
     """Trains one fold, scores its held-out and the test images, and writes the results.
 
@@ -69,42 +78,40 @@ def train_fold(
         accelerator: Devices and processes.
         resume: Skip the fold if complete, go on with it if interrupted.
         replaced: Folds that are trained afresh by this command.
+        own: Those of them that this process trains.
 
     Raises:
-        UserError: The run's folder holds results of another configuration, data or classes.
+        UserError: The run's folder holds results of another configuration, data or classes; what is trained on leaks
+            into what is scored; or another process is training the fold.
     """
-    folder = experiment.run.fold(fold)
-    metadata = {
-        **experiment.metadata(fold),
-        "precision": accelerator.mixed_precision,
-        "processes": accelerator.num_processes,
-        "device": accelerator.device.type,
-        "pretrained_sha256": _weights_digest(experiment.config.model),
-    }
-    experiment.run.need_same(metadata, replaced)
+    run, folder, metadata = experiment.run, experiment.run.fold(fold), _made_of(experiment, fold, accelerator)
+    run.need_same(metadata, replaced)
     say = print if accelerator.is_main_process else lambda *_: None
     if resume and folder.complete:
         say(f"fold {fold}: complete already, skipped ({working_path(folder.path)})")
         return
     trainer = _make_trainer(experiment, fold, accelerator)
-    if resume and trainer.resume():
-        say(f"fold {fold}: resumed after epoch {trainer.progress.epoch}")
-    elif accelerator.is_main_process:
-        if folder.complete:
-            say(f"fold {fold}: replaces an earlier training in {working_path(folder.path)}")
-        metadata["preprocessing"] = trainer.preprocessing()
-        metadata["teachers"] = trainer.teachers
-        own = trainer.train_frame.label[~trainer.train_frame.is_external]
-        metadata["holdout"] = {str(k): int(n) for k, n in experiment.holdout.split.value_counts(sort=False).items()}
-        metadata["shared_groups"] = _shared_groups(trainer.train_frame, trainer.held_out, experiment.holdout)
-        metadata["training_images"] = {
-            name: int((own == k).sum()) for k, name in enumerate(experiment.table.class_names)
-        }
-        experiment.run.begin_fold(fold, metadata, experiment.labelled.assign(fold=experiment.folds))
-    say(_what_is_trained(trainer))
-    accelerator.wait_for_everyone()
-    accelerator.init_trackers(f"fold{fold}")
-    accelerator.trackers.append(CsvTracker(folder, list(trainer.progress.history)))
+    verdict = check_leakage(experiment, fold, trainer.train_frame, trainer.held_out, trainer.teachers)
+    with ExitStack() as alone:  # from here on something is written
+        main_only(accelerator, partial(alone.enter_context, run.training_alone(fold)))
+        main_only(accelerator, partial(run.put_others_away, metadata, [k for k in own if k != fold]))
+        if resume and trainer.resume():
+            say(f"fold {fold}: resumed after epoch {trainer.progress.epoch}")
+        elif accelerator.is_main_process:
+            if folder.complete:
+                say(f"fold {fold}: replaces an earlier training in {working_path(folder.path)}")
+            made_of = {**metadata, **_known_of(experiment, trainer)}
+            run.begin_fold(fold, made_of, experiment.labelled.assign(fold=experiment.folds))
+        say(f"{_what_is_trained(trainer)}\n{verdict}")
+        accelerator.wait_for_everyone()
+        _train(experiment, trainer)
+
+
+def _train(experiment: Experiment, trainer: "FoldTrainer") -> None:
+    """Trains a fold that has begun to its end, and writes its results."""
+    accelerator = trainer.accelerator
+    accelerator.init_trackers(f"fold{trainer.fold}")
+    accelerator.trackers.append(CsvTracker(trainer.folder, list(trainer.progress.history)))
     began = time.perf_counter()
     try:
         trainer.fit()
@@ -116,6 +123,32 @@ def train_fold(
     for tracker in accelerator.trackers:
         tracker.finish()
     accelerator.wait_for_everyone()
+
+
+def _known_of(experiment: Experiment, trainer: "FoldTrainer") -> dict[str, Any]:
+    """Tells what is known of a fold when its network is built."""
+    train, holdout = trainer.train_frame, experiment.holdout
+    own = train.label[~train.is_external]
+    return {
+        "preprocessing": trainer.preprocessing(),
+        "teachers": trainer.teachers,
+        "holdout": {str(k): int(n) for k, n in holdout.split.value_counts(sort=False).items()},
+        "shared_groups": _shared_groups(train, trainer.held_out, holdout),
+        "training_images": {name: int((own == k).sum()) for k, name in enumerate(experiment.table.class_names)},
+    }
+
+
+def _made_of(experiment: Experiment, fold: int, accelerator: Accelerator) -> dict[str, Any]:
+    """Tells all that a fold's result depends on, but for what is known only when its network is built."""
+    split = split_text(experiment.labelled.assign(fold=experiment.folds))
+    return {
+        **experiment.metadata(fold),
+        "precision": accelerator.mixed_precision,
+        "processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "pretrained_sha256": _weights_digest(experiment.config.model),
+        "split_digest": hashlib.sha256(split.encode()).hexdigest(),
+    }
 
 
 def _make_trainer(experiment: Experiment, fold: int, accelerator: Accelerator) -> "FoldTrainer":

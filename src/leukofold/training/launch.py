@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, broadcast_object_list
 
 from leukofold.config import TrainingConfig
-from leukofold.errors import UserError
+from leukofold.errors import LostProcessError, TerminatedError, UserError
 from leukofold.processes import cores_per_process
 from leukofold.runs import RunFolder
 
@@ -99,19 +99,45 @@ def joined_processes() -> Iterator[None]:
 
     Not after each training: once parted they could not meet again, as the launcher's store still holds the
     addresses of the first meeting.
+
+    Raises:
+        LostProcessError: Another process, or one that loads images, has ended before this one's work was done.
+        TerminatedError: This process and those that load images are asked to stop, and they were faster.
     """
     try:
         yield
+    except RuntimeError as error:
+        meant = _lost_process(error)
+        if meant is None:
+            raise
+        raise meant from None
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
+def _lost_process(error: RuntimeError) -> BaseException | None:
+    """Returns what an error means that torch raises where another process has ended; None: it is another error."""
+    told = str(error)
+    if "DataLoader worker" in told and "Terminated" in told:
+        return TerminatedError()
+    if "DataLoader worker" in told and ("killed by signal" in told or "exited unexpectedly" in told):
+        return LostProcessError(
+            "the system has ended a process that loads images, for want of memory perhaps: lower data.workers"
+        )
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return None
+    gloos = ("by peer", "pair closure", "Connection", "Broken pipe")  # it has no kind of error of its own
+    if isinstance(error, torch.distributed.DistError) or any(text in told for text in gloos):
+        return LostProcessError(
+            "another process of this command has ended: what it said last tells why, or the system has ended it, for "
+            "want of memory perhaps"
+        )
+    return None
+
+
 def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Runs ``work`` on the main process, then on the others, which find its files ready.
-
-    A user's mistake ends every process in the same way; without this, the others would wait for
-    the main process for ever.
 
     Args:
         accelerator: The processes.
@@ -119,6 +145,25 @@ def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
     Returns:
         Each process's own result.
+
+    Raises:
+        UserError: The main process met one.
+    """
+    result = main_only(accelerator, work)
+    return work() if result is None else result
+
+
+def main_only(accelerator: Accelerator, work: Callable[[], T]) -> T | None:
+    """Runs ``work`` on the main process; a user's mistake ends every process in the same way.
+
+    Without this, the others would wait for the main process for ever.
+
+    Args:
+        accelerator: The processes.
+        work: What to do.
+
+    Returns:
+        The result; None on the other processes.
 
     Raises:
         UserError: The main process met one.
@@ -135,4 +180,4 @@ def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
         accelerator.wait_for_everyone()  # all have heard of it before the first one ends
     if fault[0] is not None:
         raise UserError(fault[0])
-    return work() if result is None else result
+    return result

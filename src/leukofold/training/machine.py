@@ -26,7 +26,7 @@ class MachineTrainer:
         accelerator: The processes; each fits the same machine.
 
     Raises:
-        UserError: A group is both trained on and held out, or there are several images of a cell.
+        UserError: There are several images of a cell.
     """
 
     def __init__(self, experiment: Experiment, fold: int, accelerator: Accelerator) -> None:
@@ -99,7 +99,7 @@ class MachineTrainer:
 
     def _measured(self, frame: pd.DataFrame) -> np.ndarray:
         """Returns the features of a table's images, n x D."""
-        return np.asarray(self.features.array[self.features.rows(frame.image_id.tolist())])
+        return self.features.read(self.features.rows(frame.image_id.tolist()))
 
 
 def _log_loss(labels: np.ndarray, logits: np.ndarray) -> float:

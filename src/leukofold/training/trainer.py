@@ -24,11 +24,13 @@ from leukofold.metrics import METRICS, score
 from leukofold.models.adaptation import need_batch_statistics
 from leukofold.models.classifier import Classifier
 from leukofold.models.dinobloom import SEEN, has_seen
+from leukofold.models.weights import load_weights, save_weights
 from leukofold.rowmaps import RowMap
 from leukofold.runs import FoldFolder
 from leukofold.sampling import EpochSampler
-from leukofold.training.checkpoint import load_state, load_weights, save_state, save_weights
+from leukofold.training.checkpoint import load_state, save_state
 from leukofold.training.distillation import load_teachers
+from leukofold.training.guarding import NONFINITE, LossGuard
 from leukofold.training.losses import EachHead, build_loss, soft_targets
 from leukofold.training.mixing import Mixer, build_mixer
 from leukofold.training.optimizing import Schedule, build_optimizer
@@ -65,6 +67,15 @@ class Trainer:
         self.validation = self.held_out[~self.held_out.is_external].reset_index(drop=True)
         self._build_network()
         self._build_loader()
+        self.guard = LossGuard(
+            accelerator,
+            self.network,
+            self.train_frame,
+            experiment.table.class_names,
+            self.folder.path / NONFINITE,
+            fold,
+            skip=self.config.training.nonfinite_loss == "skip",
+        )
 
     def _build_network(self) -> None:
         """Builds network, moving average, optimiser and schedule."""
@@ -178,6 +189,7 @@ class Trainer:
     def fit(self) -> None:
         """Trains until the last epoch, or until patience runs out, then takes the best weights up again."""
         training = self.config.training
+        self.guard.take_up(self.progress.epoch)
         while self.progress.epoch < training.epochs:
             if self.progress.epoch - self.progress.best_epoch >= training.patience:
                 self._say(f"  no better {self._metric_title} in {training.patience} epochs: stopped")
@@ -203,7 +215,8 @@ class Trainer:
             network, what = self.scored, title
             if inference.batch_statistics == "domain":
                 images = CellDataset(self.experiment.images, part)
-                network = adapted_copy(network, images, inference, self._workers, self.accelerator.device)
+                device = self.accelerator.device
+                network = adapted_copy(network, images, images.content, inference, self._workers, device)
                 what = f"{title}, {part.split.iloc[0]}"
             return self._score(network, part, what, self._views)
 
@@ -231,6 +244,8 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.schedule.take_up(state.get("schedule"))
         self.progress = Progress(**state["progress"])
+        for row in self.progress.history:  # an older version did not count them
+            row.setdefault("skipped", 0)
         return True
 
     @property
@@ -243,7 +258,8 @@ class Trainer:
         began, training = time.perf_counter(), self.config.training
         epoch = self.progress.epoch + 1
         pace = self.train_epoch(epoch)
-        row = {"loss": pace.pop("loss"), **self._validate(epoch), "lr": self.schedule.rate, **pace}
+        trained = {"loss": pace.pop("loss"), "skipped": self.guard.skipped}
+        row = {**trained, **self._validate(epoch), "lr": self.schedule.rate, **pace}
         self.schedule.end_epoch(row["validation_loss"])
         value = row[self.experiment.competition.metric]
         row["seconds"] = time.perf_counter() - began
@@ -262,12 +278,23 @@ class Trainer:
             f"  fold {self.fold}  epoch {epoch:3d}/{training.epochs}  loss {row['loss']:.4f}  "
             f"{self._metric_title} {value:.4f}{' *' if better and training.keep == 'best' else '  '}  "
             f"{row['images_per_second']:5.0f} images/s"
+            + (f"  {row['skipped']} of {self.updates} steps left out, see {NONFINITE}" if row["skipped"] else "")
         )
 
     def _validate(self, epoch: int) -> dict[str, float]:
-        """Scores the validation images; with test-time augmentation where each epoch is to have it, and without."""
+        """Scores the validation images; with test-time augmentation where each epoch is to have it, and without.
+
+        Raises:
+            UserError: Logits are not finite: the last steps broke the network.
+        """
         views = self._views if self.config.training.validate_with_tta else self._views[:1]
         logits = self._score(self.scored, self.validation, f"fold {self.fold} epoch {epoch} validation", views)
+        bad = len(logits) - int(np.isfinite(logits).all(axis=(1, 2)).sum())
+        if bad:
+            raise UserError(
+                f"fold {self.fold}: after epoch {epoch}, the logits of {bad} of {len(logits)} validation images are "
+                "not finite; lower optimizer.lr"
+            )
         labels = self.validation.label.to_numpy()
         scores = score(labels, logits[:, 0])
         if self.config.training.validate_with_tta:
@@ -294,18 +321,18 @@ class Trainer:
             epoch: From 1; what is drawn follows from it.
 
         Returns:
-            ``loss``, the mean; ``images_per_second`` over all processes; ``waiting``, the share of the time in which
-            this process waited for data.
+            ``loss``, the mean over the steps that counted; ``images_per_second`` over all processes; ``waiting``, the
+            share of the time in which this process waited for data.
 
         Raises:
-            UserError: The loss is not finite.
+            UserError: A loss is not finite, and such steps are not to be left out, or none would be left.
         """
+        self.guard.start_epoch(epoch)
         self.sampler.start_epoch(epoch)
         torch.manual_seed(self._seed(epoch, DROPOUT + self.accelerator.process_index))
         Mixer.seed(self._seed(epoch, MIXING))  # the same on every process
         self.model.train()
         self.stopwatch.restart()
-        total = torch.zeros((), device=self.accelerator.device)
         update = (epoch - 1) * self.updates
         bar = tqdm(
             total=len(self.train_frame),
@@ -318,18 +345,11 @@ class Trainer:
             for batch in self._batches():
                 with self.accelerator.accumulate(self.model):
                     self.schedule.start_update(update)
-                    loss = self._step(batch)
-                    if self.accelerator.sync_gradients:
-                        update += 1
-                        if self.ema is not None:
-                            with self.stopwatch.part("EMA"):
-                                self.ema.update(self.network)
-                total += loss
+                    self._step(batch)
+                    update += self.accelerator.sync_gradients
                 bar.set_postfix_str(f"{self.stopwatch.waiting:.0%} waiting for data", refresh=False)
                 bar.update(self.sampler.batch_size)
-        mean = float(self.accelerator.reduce(total, "mean")) / self.sampler.steps
-        if not np.isfinite(mean):
-            raise UserError(f"fold {self.fold}: the loss is {mean} in epoch {epoch}; lower optimizer.lr")
+        mean = self.guard.end_epoch()
         rate = self.sampler.steps * self.sampler.batch_size / self.stopwatch.elapsed
         return {"loss": mean, "images_per_second": rate, "waiting": self.stopwatch.waiting}
 
@@ -345,27 +365,30 @@ class Trainer:
                 batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
             yield batch
 
-    def _step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Runs one batch forward and backward, and the optimiser where a whole batch is gathered.
-
-        Returns:
-            The loss, detached.
-        """
+    def _step(self, batch: dict[str, torch.Tensor]) -> None:
+        """Runs one batch forward and backward; where a whole batch is gathered, the optimiser, if the step counts."""
         with self.stopwatch.part("forward"):
-            loss = self._loss(batch)
+            self.guard.before_forward()
+            loss, logits = self._loss(batch)
         with self.stopwatch.part("backward"):
             self.accelerator.backward(loss)
+        self.guard.note(loss.detach(), logits.detach(), batch["row"])
+        if not self.accelerator.sync_gradients:
+            return
         clip = self.config.optimizer.clip_norm
         with self.stopwatch.part("optimiser"):
-            if clip is not None and self.accelerator.sync_gradients:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
-            self.optimizer.step()
+            counts = self.guard.step_counts()
+            if counts:
+                if clip is not None:
+                    self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
+                self.optimizer.step()
             self.optimizer.zero_grad()
-        detached: torch.Tensor = loss.detach()
-        return detached
+        if counts and self.ema is not None:
+            with self.stopwatch.part("EMA"):
+                self.ema.update(self.network)
 
-    def _loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Runs one batch forward, mixed and taught where it is to be."""
+    def _loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Runs one batch forward, mixed and taught where it is to be; returns its loss and its logits."""
         if self.mixer is not None:
             images, targets = self.mixer(batch["image"], batch["label"])
         else:
@@ -377,7 +400,7 @@ class Trainer:
         loss: torch.Tensor = self.objective(logits.float(), targets)
         if self.distillation is not None and taught is not None:
             loss = loss + self.distillation.loss(logits, taught)
-        return loss
+        return loss, logits
 
     def _score(self, network: nn.Module, frame: pd.DataFrame, title: str, views: Sequence[View]) -> np.ndarray:
         """Scores a table with a network, the same on every process; n x 2 x K."""
