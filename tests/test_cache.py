@@ -212,3 +212,27 @@ def test_a_start_that_failed_halfway_is_forgotten(
         with pytest.raises(UserError, match=r"data.cache: 11 images at 24 pixels need"):
             open_cache(frame, plain(), "none", tmp_path / "cache", progress=False)
     assert open_cache(frame, plain(), "none", tmp_path / "cache", progress=False).pixels.any()
+
+
+@pytest.mark.parametrize("name", ["pixels.npy", "checksums.npy", "done.npy"])
+@pytest.mark.parametrize("damage", ["cut", "header", "other"])
+def test_an_unfinished_build_that_is_damaged_is_begun_anew(
+    frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+) -> None:
+    monkeypatch.setattr(cache_module, "CHUNK", 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(cache_module, "seal", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            open_cache(frame, plain(), "none", tmp_path / "cache", progress=False)
+    (partial,) = (tmp_path / "cache" / "images").glob("*.partial")
+    file = partial / name
+    if damage == "cut":
+        os.truncate(file, file.stat().st_size - 1)
+    elif damage == "header":
+        file.write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': " + file.read_bytes()[20:])
+    else:
+        np.save(file, np.zeros((2, 3)))
+    images = open_cache(frame, plain(), "none", tmp_path / "cache", progress=False)
+    for row, path in enumerate(frame.path):
+        expected = cv2.resize(read_image(path), (24, 24), interpolation=cv2.INTER_AREA)
+        assert np.array_equal(images.read(row), expected)

@@ -17,6 +17,7 @@ from leukofold.gallery import augmentation_sheet
 from leukofold.inference import tta_views
 from leukofold.metrics import score
 from leukofold.models.classifier import Classifier
+from leukofold.plainyaml import read_yaml
 from leukofold.runs import RunFolder
 from leukofold.studies.grid import Grid, load_study
 from leukofold.studies.pictures import save_pictures
@@ -101,7 +102,7 @@ def test_every_augmentation_does_something(name: str) -> None:
 
 def reduced(name: str, root: Path, folder: Path, seeds: int = 1, *changes: str) -> Grid:
     """A published study on rendered images, with fewer seeds and a tiny network."""
-    keys = yaml.safe_load((STUDIES / f"{name}.yaml").read_text())
+    keys = read_yaml((STUDIES / f"{name}.yaml").read_text())
     keys["seeds"] = list(range(seeds))
     keys["axes"].get("recipe", {}).pop("one_rate_1e3", None)  # to save time
     keys["axes"].get("recipe", {}).pop("one_rate_1e5", None)

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from leukofold.runs import RunFolder
@@ -86,19 +85,3 @@ def test_a_users_mistake_ends_both_processes_with_one_line(folder: Path, runs: d
     ]
     assert done.stderr.count("exitcode  : 2") >= 1
     assert not (folder / "oof" / "corrupt").exists()
-
-
-def test_a_loss_that_is_not_finite_ends_both_processes_with_one_line(folder: Path, runs: dict[int, RunFolder]) -> None:
-    done = launch(folder, 2, "--fold", "1", "--run-name", "diverges", "--set", "optimizer.lr=1e30")
-    assert done.returncode != 0
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert errors == [
-        "error: fold 1: the loss is nan in epoch 1, step 2 (8 images, named in oof/diverges/fold1/nonfinite_loss.csv); "
-        "lower optimizer.lr, look at these images, or leave such steps out with training.nonfinite_loss=skip"
-    ]
-    assert "UserError" not in done.stderr  # the only traceback is the launcher's
-    named = pd.read_csv(folder / "oof" / "diverges" / "fold1" / "nonfinite_loss.csv", dtype={"image_id": str})
-    split = RunFolder("diverges", folder / "oof").split()
-    assert named.process.tolist() == [0] * 4 + [1] * 4
-    assert set(named.image_id) <= set(split.image_id[split.fold != 1])
-    assert not (folder / "oof" / "diverges" / "fold1" / "last" / "state.pt").exists()

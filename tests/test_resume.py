@@ -11,7 +11,7 @@ import pytest
 
 from tests.trainings import Started, start, train
 
-KILLS = int(os.environ.get("LEUKOFOLD_KILLS", "3"))
+KILLS = int(os.environ.get("LEUKOFOLD_KILLS", "2"))
 """Kills of a training on one process, and as many on two; more of them: make kills."""
 
 CONFIG = """

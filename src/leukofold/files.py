@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from leukofold.errors import UserError
 
-OUTLIVED = 10.0
+OUTLIVED = 7.0
 """Seconds: loaders of a process that was killed hold its locks until they notice, which takes torch's 5."""
 
 DAMAGED_ARRAYS = (

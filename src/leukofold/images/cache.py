@@ -161,8 +161,10 @@ def _open_partial(partial: Path, count: int, size: int, folder: Path) -> list[np
 def _begun(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.memmap | None:
     """Opens a map that an interrupted build has left; None if there is none that is whole."""
     try:
+        size = path.stat().st_size  # before: opening lengthens a file that is cut short
         array = np.load(path, mmap_mode="r+")
     except (OSError, ValueError, EOFError, TokenError):  # the last one is what NumPy makes of some damaged headers
         return None
-    whole = isinstance(array, np.memmap) and array.dtype == kind and array.shape == shape
-    return array if whole else None
+    if not isinstance(array, np.memmap) or array.dtype != kind or array.shape != shape:
+        return None
+    return array if size == array.offset + array.nbytes else None

@@ -189,17 +189,6 @@ class Study(Section):
     maps: Maps | None = Field(None, description="networks whose features are drawn as maps; null: none")
     composition: tuple[DataPart, ...] = Field((), description="the data as a publication counts them")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_on(cls, given: Any) -> Any:
-        """Gives ``on`` its name back: YAML 1.1 reads a bare on as true."""
-        if not isinstance(given, dict):
-            return given
-        rows = given.get("published")
-        if isinstance(rows, list | tuple):
-            given = {**given, "published": [_with_on(row) if isinstance(row, dict) else row for row in rows]}
-        return _with_on(given)
-
     @model_validator(mode="after")
     def _levels_are_names(self) -> "Study":
         """Makes names of the levels in published rows, where YAML reads a number."""
@@ -228,13 +217,6 @@ def need_known(what: str, name: str, known: Collection[str]) -> None:
     """Refuses a name that is not known, with the nearest known one."""
     if name not in known:
         raise UserError(f"{what} '{name}' is unknown; {suggest(name, list(known))}")
-
-
-def _with_on(given: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Renames the key true, here and in the sections that have it too."""
-    named = {"on" if key is True else key: value for key, value in given.items()}
-    inner = {key: named[key] for key in ("look_at", "maps") if isinstance(named.get(key), dict)}
-    return {**named, **{key: _with_on(section) for key, section in inner.items()}}
 
 
 def _check_names(study: Study, path: Path) -> None:
