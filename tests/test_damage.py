@@ -105,6 +105,21 @@ def test_the_state_of_a_training(tmp_path: Path, damage: tuple[float, int]) -> N
     refused_or_same(path, damage, lambda: load_state(path), same)
 
 
+class Trap:
+    """An object that pickles as a call."""
+
+    def __reduce__(self) -> Any:
+        """Says which."""
+        return exec, ("raise SystemExit('ran')",)
+
+
+@pytest.mark.parametrize("foreign", [{"model": Trap()}, [1, 2], torch.ones(3)], ids=["code", "list", "tensor"])
+def test_a_state_with_other_things_in_it_is_refused_and_not_run(tmp_path: Path, foreign: Any) -> None:
+    torch.save(foreign, tmp_path / "state.pt")
+    with pytest.raises(UserError, match=r"state\.pt: damaged \(it holds (more than numbers|no state of a training)\)"):
+        load_state(tmp_path / "state.pt")
+
+
 @given(damages)
 @often
 def test_predictions(tmp_path: Path, damage: tuple[float, int]) -> None:

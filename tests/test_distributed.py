@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leukofold.rendering import RenderSpec, render
 from leukofold.runs import RunFolder
+from tests.trainings import train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = """
@@ -33,9 +35,10 @@ def launch(folder: Path, processes: int, *arguments: str) -> subprocess.Complete
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with a configuration; the first training renders its images."""
+    """A working folder with images and a configuration."""
     path = tmp_path_factory.mktemp("distributed")
     (path / "tiny.yaml").write_text(CONFIG)
+    render("wbcbench", path / "input", RenderSpec(images=75, test_images=13, patients=13), workers=1, progress=False)
     return path
 
 
@@ -43,10 +46,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(folder: Path) -> dict[int, RunFolder]:
     """The same training under one and two processes."""
     for processes in (1, 2):
-        done = launch(folder, processes, "--fold", "0", "--run-name", f"processes{processes}")
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert f"{processes} process(es) on cpu" in done.stdout
-        assert done.stdout.count("fold 0: out-of-fold") == 1  # only the first process speaks
+        name = f"processes{processes}"
+        started = train(folder, "--config", "tiny.yaml", "--fold", "0", "--run", name, processes=processes)
+        assert f"{processes} process(es) on cpu" in started[0].printed
+        told = [one.printed.count("fold 0: out-of-fold") for one in started]
+        assert told == [1] + [0] * (processes - 1)  # only the first process speaks
     return {processes: RunFolder(f"processes{processes}", folder / "oof") for processes in (1, 2)}
 
 

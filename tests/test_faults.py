@@ -5,13 +5,14 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from leukofold.runs import RunFolder
-from tests.trainings import Started, start, train
+from tests.trainings import Started, pause_after_the_first_epoch, start, train
 
 CONFIG = """
 data: {{competition: wbcbench, root: "{root}", workers: 1}}
@@ -51,6 +52,13 @@ def need_results(folder: Path, undisturbed: Path, processes: int = 1) -> None:
         assert (folder / "oof" / "tiny" / "fold0" / name).read_bytes() == expected
 
 
+def start_and_pause(folder: Path, *arguments: str, processes: int = 1) -> list[Started]:
+    """Starts a training whose first process has stopped, by itself, after its first epoch."""
+    started = start(folder, *arguments, processes=processes, before=pause_after_the_first_epoch)
+    started[0].wait_for("epoch   1/2")
+    return started
+
+
 def last_line(one: Started) -> str:
     """The last line that a process printed."""
     return one.printed.splitlines()[-1]
@@ -62,9 +70,9 @@ def last_line(one: Started) -> str:
 def test_an_interruption_ends_in_one_line_and_is_gone_on_from(
     folder: Path, undisturbed: Path, number: int, code: int, told: str
 ) -> None:
-    (one,) = start(folder, *ARGUMENTS)
-    one.wait_for("epoch   1/2")
+    (one,) = start_and_pause(folder, *ARGUMENTS)
     one.kill(number)  # also its loaders, as Ctrl-C does
+    one.go_on()
     assert one.end() == code
     assert last_line(one) == f"{told}; {ON}"
     assert "Traceback" not in one.printed
@@ -76,9 +84,9 @@ def test_an_interruption_ends_in_one_line_and_is_gone_on_from(
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_of_two_processes_one_dies_and_the_other_says_so(folder: Path, undisturbed: Path, victim: int) -> None:
-    both = start(folder, *ARGUMENTS, processes=2)
-    both[0].wait_for("epoch   1/2")
+    both = start_and_pause(folder, *ARGUMENTS, processes=2)
     both[victim].kill()
+    both[0].go_on()
     other = both[1 - victim]
     assert (both[victim].end(), other.end()) == (-9, 2)
     assert last_line(other).startswith("error: another process of this command has ended: what it said last tells why")
@@ -90,30 +98,29 @@ def test_of_two_processes_one_dies_and_the_other_says_so(folder: Path, undisturb
 def test_a_fold_that_is_being_trained_is_not_trained_by_another_command(
     folder: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (first,) = start(folder, *ARGUMENTS)
-    first.wait_for("epoch   1/2")
-    first.kill(signal.SIGSTOP)
+    (first,) = start_and_pause(folder, *ARGUMENTS)
     (second,) = start(folder, *ARGUMENTS, "--resume")
     try:
         assert second.end() == 2
     finally:
-        first.kill(signal.SIGCONT)
+        first.go_on()
     assert last_line(second) == (
-        "error: oof/tiny/fold0: another process is training this fold; wait for its end, or name another run with "
-        "--run NAME"
+        "error: oof/tiny/fold0: another process is training this fold and holds .fold0.lock; wait for its end, or name "
+        "another run with --run NAME"
     )
     assert first.end() == 0
     need_results(folder, undisturbed)
 
 
 def test_a_loaders_process_that_the_system_kills_is_told(folder: Path, undisturbed: Path) -> None:
-    (one,) = start(folder, *ARGUMENTS)
-    one.wait_for("epoch   1/2")
+    (one,) = start_and_pause(folder, *ARGUMENTS)
     children = Path(f"/proc/{one.process.pid}/task/{one.process.pid}/children")
     if not children.exists():
         pytest.skip("the system does not tell a process's children")
     for child in children.read_text().split():
-        os.kill(int(child), signal.SIGKILL)
+        with suppress(ProcessLookupError):  # one that has just ended
+            os.kill(int(child), signal.SIGKILL)
+    one.go_on()
     assert one.end() == 2
     loader = "the system has ended a process that loads images, for want of memory perhaps: lower data.workers"
     assert last_line(one) == f"error: {loader}; {ON}"
@@ -165,7 +172,8 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(folder: Path) -> None:
     )
     left = one.left.read_text().splitlines()
     assert left == [
-        f"oof/tiny/{name}" for name in (".fold0.lock", "fold0/history.csv", "fold0/metadata.json", "folds.csv")
+        f"oof/tiny/{name}"
+        for name in (".fold0.lock", ".run.lock", "fold0/history.csv", "fold0/metadata.json", "folds.csv")
     ]
 
 
@@ -218,8 +226,7 @@ def test_a_cache_that_is_cut_short_is_made_again(folder: Path, undisturbed: Path
 def test_a_damaged_state_is_refused_by_name_and_the_fold_trained_afresh_without_it(
     folder: Path, undisturbed: Path, damage: Callable[[Path], None]
 ) -> None:
-    (one,) = start(folder, *ARGUMENTS)
-    one.wait_for("epoch   1/2")
+    (one,) = start_and_pause(folder, *ARGUMENTS)
     one.kill()
     one.end()
     state = folder / "oof" / "tiny" / "fold0" / "last" / "state.pt"
@@ -243,19 +250,61 @@ def test_a_split_that_was_changed_between_two_folds_is_refused(folder: Path) -> 
     arguments = ("--config", "tiny.yaml", "--fold", "1", "--resume", *ONE_EPOCH, "--set", "folds.by=image")
     (one,) = start(folder, *arguments)
     assert one.end() == 2
-    assert "oof/tiny/fold0: the run was trained with another split_digest" in last_line(one)
+    assert (
+        "oof/tiny/fold0: the run was trained with another split of the images (folds.csv, split_digest)"
+        in last_line(one)
+    )
 
 
-def test_a_run_over_an_older_one_of_other_settings_is_resumed_wherever_it_was_killed(
-    folder: Path, undisturbed: Path
+@pytest.mark.parametrize(
+    ("older", "moment"),
+    [
+        ("training.seed=7", "before the fold is begun"),
+        ("data.workers=0", "after an epoch"),
+    ],  # another, the same
+)
+def test_a_run_over_an_older_one_is_resumed_wherever_it_was_killed(
+    folder: Path, undisturbed: Path, older: str, moment: str
 ) -> None:
-    train(folder, "--config", "tiny.yaml", *ONE_EPOCH, "--set", "training.seed=7")
-    arguments = ("--config", "tiny.yaml", "--fold", "all")
-    (one,) = start(folder, *arguments)
-    one.wait_for("epoch   1/2")
+    train(folder, "--config", "tiny.yaml", *ONE_EPOCH, "--set", older)
+    arguments = ("--config", "tiny.yaml", "--fold", "all", *(ONE_EPOCH if "workers" in older else ()))
+    if moment == "after an epoch":
+        one = start(folder, *arguments, before=pause_after_the_first_epoch)[0]
+        one.wait_for("epoch   1/")
+    else:
+        (one,) = start(folder, *arguments, before=pause_before_a_network_is_built)
+        one.wait_for("labelled images of")
     one.kill()
-    one.end()
-    assert RunFolder("tiny", folder / "oof").complete_folds() == []  # fold 1 of the older run is gone, too
-    train(folder, *arguments, "--resume")
-    assert RunFolder("tiny", folder / "oof").complete_folds() == [0, 1]
-    need_results(folder, undisturbed)
+    assert one.end() == -9
+    (again,) = train(folder, *arguments, "--resume")
+    assert again.printed.count("out-of-fold") == 2  # the older fold 1 was not taken for the new one
+    run = RunFolder("tiny", folder / "oof")
+    assert run.complete_folds() == [0, 1]
+    assert run.to_be_replaced() == set()
+    if "seed" in older:
+        need_results(folder, undisturbed)
+
+
+def pause_before_a_network_is_built() -> None:
+    """Stops this process when it would build a network."""
+    from leukofold.training import fold
+
+    fold._make_trainer = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)  # type: ignore[assignment]
+
+
+def test_a_mistake_leaves_an_older_run_what_it_was(folder: Path) -> None:
+    train(folder, *ARGUMENTS, *ONE_EPOCH)
+    before = {path: path.read_bytes() for path in (folder / "oof").rglob("*") if path.is_file()}
+    (one,) = start(folder, *ARGUMENTS, *ONE_EPOCH, "--set", "model.backbone=resnet5")
+    assert one.end() == 2
+    assert {path: path.read_bytes() for path in (folder / "oof").rglob("*") if path.is_file()} == before
+    (again,) = train(folder, *ARGUMENTS, *ONE_EPOCH, "--resume")
+    assert "fold 0: complete already, skipped" in again.printed
+
+
+def test_what_a_killed_process_left_beside_the_split_is_removed(folder: Path) -> None:
+    left = folder / "oof" / "tiny" / ".folds.csv.0123456789ab.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    train(folder, *ARGUMENTS, *ONE_EPOCH)
+    assert not left.exists()

@@ -369,6 +369,18 @@ def test_no_bytes_whatever_do_more_than_be_refused(tmp_path: Path, start: bytes,
         read(tmp_path, start + rest)
 
 
+def test_a_tiff_of_thousands_of_pages_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "pages.tif"
+    page = struct.pack("<HHHII", 1, 254, 4, 1, 1)  # one tag: a smaller version of the image
+    size = len(page) + 4
+    pages = [page + struct.pack("<I", 8 + size * (k + 1)) for k in range(5000)]
+    first = struct.pack("<HHHIIHHII", 2, 256, 4, 1, 8, 257, 4, 1, 8)
+    start = 8 + size * len(pages)
+    path.write_bytes(b"II*\0" + struct.pack("<I", start) + b"".join(pages) + first + struct.pack("<I", 8))
+    with pytest.raises(CorruptImageError, match=r"pages\.tif: holds several images, as of a stack"):
+        read_image(path)
+
+
 def test_a_directory_of_a_tiff_that_leads_back_to_itself_ends(tmp_path: Path) -> None:
     content = bytearray(pillow(IMAGE, "TIFF"))
     (first,) = struct.unpack_from("<I", content, 4)

@@ -59,6 +59,10 @@ class Started:
             raise AssertionError(f"hangs: {self.printed[-2000:]}")
         return int(self.process.exitcode)
 
+    def go_on(self) -> None:
+        """Lets a process go on that has paused."""
+        self.kill(signal.SIGCONT)
+
     def wait_for(self, text: str) -> None:
         """Waits until it has printed something, or has ended."""
         self.wait_until(lambda: text in self.printed)
@@ -113,6 +117,21 @@ def train(folder: Path, *arguments: str, processes: int = 1) -> list[Started]:
     for one in started:
         assert one.end() == 0, one.printed[-3000:]
     return started
+
+
+def pause_after_the_first_epoch() -> None:
+    """Stops this process right after it has told of its first epoch, as SIGSTOP does: for ``start``'s ``before``."""
+    from tqdm import tqdm
+
+    write = tqdm.write
+
+    def writing(text: str, *arguments: Any, **settings: Any) -> None:
+        write(text, *arguments, **settings)
+        sys.stdout.flush()
+        if "epoch   1/" in text:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    setattr(tqdm, "write", writing)  # noqa: B010 - else it is typed as a method
 
 
 def _free_port() -> int:

@@ -24,6 +24,7 @@ FAULTS = {
     ),
     (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG): "name another file or folder",
     (errno.ENOENT, errno.ESTALE): "it was there before; put it back, then run again",
+    (errno.ENOLCK,): "this file system cannot lock files; work in a folder on another one",
     (errno.EIO,): "look after the disk, then run again",
 }
 """What the system refuses -> what its user can do about it."""
@@ -84,6 +85,8 @@ def _end(message: str, code: int, wait: bool = True) -> None:
     ends them when the first has gone. One that has waited in vain met something of its own and tells it.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "SIGCHLD"):  # torch's own handler would raise over loaders that end meanwhile
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if wait and os.environ.get("RANK", "0") != "0":
         time.sleep(OTHERS_WAIT)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself, and says why

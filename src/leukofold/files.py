@@ -1,5 +1,6 @@
 """Writing whole files: beside the target first, then renamed, so that no reader ever sees half a file."""
 
+import errno
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from filelock import FileLock
 from leukofold.errors import UserError
 
 OUTLIVED = 7.0
-"""Seconds: loaders of a process that was killed hold its locks until they notice, which takes torch's 5."""
+"""Seconds: where loaders inherit the locks of a process that was killed, they hold them till they notice, after 5."""
 
 DAMAGED_ARRAYS = (
     *(KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, RuntimeError),
@@ -64,12 +65,15 @@ def _to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):  # not every file system can
+            raise
     finally:
         os.close(descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what a process that was killed left in a folder in which nobody else is writing; see ``replacing``."""
+    """Removes what a process that was killed left in a folder that nobody else trains in; see ``replacing``."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
 

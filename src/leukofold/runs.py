@@ -33,6 +33,7 @@ from leukofold.config import Config, FoldsConfig, is_irrelevant
 from leukofold.errors import UserError
 from leukofold.files import (
     DAMAGED_ARRAYS,
+    alone,
     beside_lock,
     held,
     put_away,
@@ -51,6 +52,12 @@ COMMON = (
     "precision",
     "pretrained_sha256",
 )  # in which all folds of a run agree
+WORDED = {
+    "split_digest": "split of the images (folds.csv, split_digest)",
+    "corrections_sha256": "choice of images to train on (label lists, images that equal a test image)",
+}
+"""What keys of ``COMMON`` mean to people who do not know them."""
+
 PER_IMAGE = ("image_id", "logits", "single_view", "group", "is_external", "label", "split")
 """The arrays of predictions that have a row per image."""
 
@@ -309,8 +316,45 @@ class RunFolder:
             labelled: image_id, group and fold of every labelled image.
         """
         put_away(self.fold(k).path)
+        self._replaced_mark(k).unlink(missing_ok=True)
         write_text(self.folds_csv, split_text(labelled))
         write_json(self.fold(k).path / "metadata.json", dict(metadata))
+
+    @contextmanager
+    def beginning_alone(self) -> Iterator[None]:
+        """Lets one process at a time look whether folds fit together and begin one, in a moment."""
+        with alone(self.path / ".run.lock"):
+            for left in self.path.glob(f".{self.folds_csv.name}.*.tmp"):  # of a process that was killed
+                left.unlink(missing_ok=True)
+            yield
+
+    def to_be_replaced(self) -> set[int]:
+        """Returns the folds of an earlier training that a command is replacing, and has not come to yet."""
+        return {int(mark.name[5:-9]) for mark in self.path.glob(".fold*.replaced")}
+
+    @contextmanager
+    def replacing_folds(self, folds: Collection[int]) -> Iterator[None]:
+        """Marks folds, from now until each is begun afresh, where there may be earlier trainings of them.
+
+        However the block is interrupted, ``--resume`` then trains all of them afresh, as the command was to. Where it
+        ends for a mistake before the first one was begun, they are what they were.
+
+        Args:
+            folds: Those that this process trains.
+        """
+        marks = [self._replaced_mark(k) for k in folds] if self.path.exists() else []
+        for mark in marks:
+            mark.touch()
+        try:
+            yield
+        except Exception:
+            for mark in marks if all(mark.exists() for mark in marks) else ():
+                mark.unlink()
+            raise
+
+    def _replaced_mark(self, k: int) -> Path:
+        """Returns the file that marks the earlier training of a fold."""
+        return self.path / f".fold{k}.replaced"
 
     @contextmanager
     def training_alone(self, k: int) -> Iterator[None]:
@@ -320,27 +364,14 @@ class RunFolder:
             UserError: Another process is training it.
         """
         folder = self.fold(k).path
-        busy = f"{folder}: another process is training this fold; wait for its end, or name another run with --run NAME"
-        with held(beside_lock(folder), busy):
+        lock = beside_lock(folder)
+        busy = (
+            f"{folder}: another process is training this fold and holds {lock.name}; wait for its end, or name another "
+            "run with --run NAME"
+        )
+        with held(lock, busy):
             remove_leftovers(folder)
             yield
-
-    def put_others_away(self, metadata: Mapping[str, Any], replaced: Collection[int]) -> None:
-        """Puts folds that are to be trained afresh away where they are of another configuration, data or classes.
-
-        Else a run that is interrupted before it comes to them could not be resumed: its folder would hold two runs.
-
-        Args:
-            metadata: What the new folds are made of.
-            replaced: The folds.
-
-        Raises:
-            UserError: Another process is training such a fold.
-        """
-        for k in replaced:
-            if self._difference(self.fold(k).metadata(), metadata) is not None:
-                with self.training_alone(k):
-                    put_away(self.fold(k).path)
 
     def finish_fold(
         self,
@@ -369,11 +400,13 @@ class RunFolder:
 
     def split_settings(self) -> FoldsConfig | None:
         """Returns the ``folds`` section that the run's split was made by; None if no training has begun."""
-        found = (FoldFolder(path).metadata() for path in sorted(self.path.glob("fold[0-9]*")))
-        sections = (metadata["config"]["folds"] for metadata in found if metadata)
+        away = {f"fold{k}" for k in self.to_be_replaced()}
+        folders = [FoldFolder(path) for path in sorted(self.path.glob("fold[0-9]*")) if path.name not in away]
         try:
+            found = (folder.metadata() for folder in folders)
+            sections = (metadata["config"]["folds"] for metadata in found if metadata)
             return next((FoldsConfig.model_validate(section) for section in sections), None)
-        except ValidationError:  # of another version of this project
+        except (ValidationError, UserError, KeyError, TypeError):  # of another version of this project, or damaged
             return None
 
     def complete_folds(self) -> list[int]:
@@ -410,7 +443,8 @@ class RunFolder:
             if key == "split_digest" and not (key in other and key in metadata):  # of an older version
                 continue
             if other.get(key) != metadata.get(key):
-                return _first_difference(other["config"], metadata["config"]) if key == "config_digest" else key
+                same_key = key == "config_digest"
+                return _first_difference(other["config"], metadata["config"]) if same_key else WORDED.get(key, key)
         return None
 
 
@@ -459,10 +493,10 @@ def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: st
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; empty if the file is not there."""
-    if not path.exists():
-        return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not readable ({error}); train that fold again") from None
     if not isinstance(value, dict):

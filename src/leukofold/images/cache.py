@@ -35,6 +35,9 @@ from leukofold.processes import available_cores
 from leukofold.rowmaps import CHECKSUMS, RowMap, checksums, create_map, fault_of, remove_damaged, seal
 
 CHUNK = 256  # images between two marks of progress
+VERSION = 2
+"""Raised whenever a cache is laid out otherwise, so that older ones are left alone."""
+
 PIXELS = "pixels"  # the array's name
 DONE = "done.npy"  # of an unfinished build: which chunks are there
 
@@ -89,7 +92,7 @@ def open_cache(
 
 def _key(frame: pd.DataFrame, settings: dict[str, Any]) -> str:
     """Digests the settings and the state of every file."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(f"{VERSION} {json.dumps(settings, sort_keys=True)}".encode())
     if settings.get("crops"):  # else the split changes no pixel
         digest.update("\n".join(frame.split).encode())
     for image_id, path in zip(frame.image_id, frame.path, strict=True):

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 AGAIN = "download it again"
 NO_IMAGE = f"not an image that can be decoded; {AGAIN}"
 CUT_SHORT = f"the file is cut short; {AGAIN}"
+STACK = "holds several images, as of a stack; save the one that is meant by itself"
+
+_MOST_PAGES = 64  # of a TIFF: an image, its smaller versions and masks
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _OTHERS = {
@@ -174,7 +177,7 @@ def _tiff(encoded: bytes) -> Header:
         if max(ends, default=0) > len(encoded):
             raise BadHeaderError(CUT_SHORT)
     if not all(others.get(254, (0,))[0] & 0b101 for others in directories):  # smaller versions and masks may be there
-        raise BadHeaderError("holds several images, as of a stack; save the one that is meant by itself")
+        raise BadHeaderError(STACK)
     kind, colours = value(339, 1), value(262, 2)
     if kind in _RANGELESS or header.bits > 16:
         what = _RANGELESS.get(kind, f"{header.bits}-bit")
@@ -194,6 +197,8 @@ def _directories(encoded: bytes) -> Iterator[dict[int, tuple[int, ...]]]:
     (at,) = struct.unpack_from(order + offset, encoded, 8 if big else 4)
     while at not in seen:
         seen.add(at)
+        if len(seen) > _MOST_PAGES:
+            raise BadHeaderError(STACK)
         (count,) = struct.unpack_from(order + count_as, encoded, at)
         at += struct.calcsize(count_as)
         end = at + count * (head + room)

@@ -37,6 +37,22 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         UserError: The file is missing, damaged or of another network.
     """
+    state = check_weights(path)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{path}: not the weights of its run ({first_line(error)}); train that fold again") from None
+
+
+def check_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Reads weights and checks that they are what was written; see ``load_weights``.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
     try:
         with safe_open(path, "pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
@@ -44,11 +60,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not the weights of its run ({first_line(error)}); train that fold again") from None
     if expected is not None and _digest(state) != expected:
-        raise UserError(f"{path}: damaged, not what was written; train that fold again")
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{path}: not the weights of its run ({first_line(error)}); train that fold again") from None
+        raise UserError(f"{path}: damaged, not what was written; train that fold again, without --resume")
+    return state
 
 
 def _digest(state: Mapping[str, torch.Tensor]) -> str:

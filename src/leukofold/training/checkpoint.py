@@ -5,6 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ import torch
 from leukofold.errors import UserError, first_line
 from leukofold.files import replacing
 from leukofold.models.pretrained import UNREADABLE
+
+ANEW = "delete it, and --resume trains that fold from its beginning"
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
@@ -39,9 +42,10 @@ def load_state(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise zipfile.BadZipFile(f"its part {damaged} is not what was written")
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # PyTorch's own advice is to run the file's code
+        raise UserError(f"{path}: damaged (it holds more than numbers); {ANEW}") from None
     except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{path}: damaged ({first_line(error)}); delete it, and --resume trains that fold from its beginning"
-        ) from None
-    assert isinstance(state, dict)
+        raise UserError(f"{path}: damaged ({first_line(error)}); {ANEW}") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: damaged (it holds no state of a training); {ANEW}")
     return state

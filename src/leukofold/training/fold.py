@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from leukofold.config import Config, ModelConfig
 from leukofold.errors import UserError, first_line
@@ -22,6 +23,8 @@ from leukofold.runs import Predictions, RunFolder, chosen_on_scored, split_text
 from leukofold.training.launch import main_first, main_only, make_accelerator
 from leukofold.training.trackers import CsvTracker
 from leukofold.training.trainer import Trainer
+
+OPEN, BEGUN, COMPLETE = "open", "begun", "complete"
 
 if TYPE_CHECKING:
     from leukofold.training.machine import MachineTrainer
@@ -46,20 +49,21 @@ def train_folds(
         UserError: The data cannot be used, or the run's folder holds something else.
     """
     accelerator = make_accelerator(config.training, run)
-    experiment = main_first(
-        accelerator, lambda: open_experiment(config, run, debug, progress=accelerator.is_local_main_process)
-    )
-    if accelerator.is_main_process:
-        print(experiment_summary(experiment))
-        print(
-            f"  {config.model_title}, {accelerator.num_processes} process(es) on {accelerator.device.type}, "
-            f"precision {accelerator.mixed_precision}, results in {working_path(run.path)}"
-        )
     replaced = () if resume else range(config.folds.count) if debug else (*folds, *beside)
-    for fold in folds:
-        own = make_accelerator(config.training, run)
-        train_fold(experiment, fold, own, resume, replaced, () if resume else folds)
-        own.free_memory()
+    with run.replacing_folds(folds) if accelerator.is_main_process and not resume else nullcontext():
+        experiment = main_first(
+            accelerator, lambda: open_experiment(config, run, debug, progress=accelerator.is_local_main_process)
+        )
+        if accelerator.is_main_process:
+            print(experiment_summary(experiment))
+            print(
+                f"  {config.model_title}, {accelerator.num_processes} process(es) on {accelerator.device.type}, "
+                f"precision {accelerator.mixed_precision}, results in {working_path(run.path)}"
+            )
+        for fold in folds:
+            own = make_accelerator(config.training, run)
+            train_fold(experiment, fold, own, resume, replaced)
+            own.free_memory()
 
 
 def train_fold(
@@ -68,7 +72,6 @@ def train_fold(
     accelerator: Accelerator,
     resume: bool,
     replaced: Collection[int],
-    own: Collection[int],
 ) -> None:
     """Trains one fold, scores its held-out and the test images, and writes the results.
 
@@ -78,30 +81,33 @@ def train_fold(
         accelerator: Devices and processes.
         resume: Skip the fold if complete, go on with it if interrupted.
         replaced: Folds that are trained afresh by this command.
-        own: Those of them that this process trains.
 
     Raises:
         UserError: The run's folder holds results of another configuration, data or classes; what is trained on leaks
             into what is scored; or another process is training the fold.
     """
-    run, folder, metadata = experiment.run, experiment.run.fold(fold), _made_of(experiment, fold, accelerator)
-    run.need_same(metadata, replaced)
+    run, metadata = experiment.run, _made_of(experiment, fold, accelerator)
+    run.need_same(metadata, {*replaced, *run.to_be_replaced()})
     say = print if accelerator.is_main_process else lambda *_: None
-    if resume and folder.complete:
-        say(f"fold {fold}: complete already, skipped ({working_path(folder.path)})")
+    complete = f"fold {fold}: complete already, skipped ({working_path(run.fold(fold).path)})"
+    if resume and _state_of(run, fold, accelerator) == COMPLETE:
+        say(complete)
         return
     trainer = _make_trainer(experiment, fold, accelerator)
     verdict = check_leakage(experiment, fold, trainer.train_frame, trainer.held_out, trainer.teachers)
     with ExitStack() as alone:  # from here on something is written
         main_only(accelerator, partial(alone.enter_context, run.training_alone(fold)))
-        main_only(accelerator, partial(run.put_others_away, metadata, [k for k in own if k != fold]))
-        if resume and trainer.resume():
+        state = _state_of(run, fold, accelerator)
+        if resume and state == COMPLETE:  # since it was looked at first
+            say(complete)
+            return
+        if resume and state == BEGUN and trainer.resume():
             say(f"fold {fold}: resumed after epoch {trainer.progress.epoch}")
-        elif accelerator.is_main_process:
-            if folder.complete:
-                say(f"fold {fold}: replaces an earlier training in {working_path(folder.path)}")
+        else:
+            if state == COMPLETE:
+                say(f"fold {fold}: replaces an earlier training in {working_path(run.fold(fold).path)}")
             made_of = {**metadata, **_known_of(experiment, trainer)}
-            run.begin_fold(fold, made_of, experiment.labelled.assign(fold=experiment.folds))
+            main_only(accelerator, partial(_begin, experiment, fold, made_of, replaced))
         say(f"{_what_is_trained(trainer)}\n{verdict}")
         accelerator.wait_for_everyone()
         _train(experiment, trainer)
@@ -123,6 +129,22 @@ def _train(experiment: Experiment, trainer: "FoldTrainer") -> None:
     for tracker in accelerator.trackers:
         tracker.finish()
     accelerator.wait_for_everyone()
+
+
+def _state_of(run: RunFolder, fold: int, accelerator: Accelerator) -> str:
+    """Tells how far a fold is, as the main process sees it: a shared disk may show others something else."""
+    seen = [OPEN if fold in run.to_be_replaced() else COMPLETE if run.fold(fold).complete else BEGUN]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(seen)
+    return seen[0]
+
+
+def _begin(experiment: Experiment, fold: int, made_of: dict[str, Any], replaced: Collection[int]) -> None:
+    """Begins a fold, where the run's others are of the same settings still."""
+    run = experiment.run
+    with run.beginning_alone():
+        run.need_same(made_of, {*replaced, *run.to_be_replaced()})
+        run.begin_fold(fold, made_of, experiment.labelled.assign(fold=experiment.folds))
 
 
 def _known_of(experiment: Experiment, trainer: "FoldTrainer") -> dict[str, Any]:

@@ -90,8 +90,11 @@ class LossGuard:
         """Keeps what the CSV says of a training's first epochs, so that a resumed one ends with the same file."""
         if not self.accelerator.is_main_process or not self.path.exists():
             return
-        with self.path.open(newline="", encoding="utf-8") as file:
-            self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
+        except (ValueError, KeyError, TypeError, csv.Error):
+            raise UserError(f"{working_path(self.path)}: damaged; delete it") from None
         if self.rows:
             self._write()
         else:
@@ -178,7 +181,7 @@ class LossGuard:
 
     def _ask(self, parts: Sequence[_Part], loss: torch.Tensor) -> None:
         """Asks the device for a step's loss, summed over all processes, without waiting for it."""
-        found = self.accelerator.reduce(loss, "sum").to("cpu", non_blocking=True)
+        found = self.accelerator.reduce(loss, "sum").to("cpu", non_blocking=bool(self.lag))
         arrived = torch.cuda.Event() if self.lag else None  # type: ignore[no-untyped-call]
         if arrived is not None:
             arrived.record()

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, broadcast_object_list
 
 from leukofold.config import TrainingConfig
-from leukofold.errors import LostProcessError, TerminatedError, UserError
+from leukofold.errors import LostProcessError, TerminatedError, UserError, first_line
 from leukofold.processes import cores_per_process
 from leukofold.runs import RunFolder
 
@@ -121,6 +121,10 @@ def _lost_process(error: RuntimeError) -> BaseException | None:
     told = str(error)
     if "DataLoader worker" in told and "Terminated" in told:
         return TerminatedError()
+    if "DataLoader worker" in told and "Bus error" in told:
+        return LostProcessError(
+            "a process that loads images has ended for want of shared memory: enlarge /dev/shm, or lower data.workers"
+        )
     if "DataLoader worker" in told and ("killed by signal" in told or "exited unexpectedly" in told):
         return LostProcessError(
             "the system has ended a process that loads images, for want of memory perhaps: lower data.workers"
@@ -131,7 +135,7 @@ def _lost_process(error: RuntimeError) -> BaseException | None:
     if isinstance(error, torch.distributed.DistError) or any(text in told for text in gloos):
         return LostProcessError(
             "another process of this command has ended: what it said last tells why, or the system has ended it, for "
-            "want of memory perhaps"
+            f"want of memory perhaps ({first_line(error)[:200]})"
         )
     return None
 
@@ -154,7 +158,7 @@ def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
 
 def main_only(accelerator: Accelerator, work: Callable[[], T]) -> T | None:
-    """Runs ``work`` on the main process; a user's mistake ends every process in the same way.
+    """Runs ``work`` on the main process; a user's mistake or a fault of the disk ends every process in the same way.
 
     Without this, the others would wait for the main process for ever.
 
@@ -166,18 +170,21 @@ def main_only(accelerator: Accelerator, work: Callable[[], T]) -> T | None:
         The result; None on the other processes.
 
     Raises:
-        UserError: The main process met one.
+        UserError: The main process met one, or, on the others, an ``OSError``.
+        OSError: The main process met one.
     """
     fault: list[str | None] = [None]
-    result = None
+    result, met = None, None
     if accelerator.is_main_process:
         try:
             result = work()
-        except UserError as error:
-            fault = [str(error)]
+        except (UserError, OSError) as error:
+            fault, met = [str(error)], error
     if accelerator.num_processes > 1:
         broadcast_object_list(fault)
         accelerator.wait_for_everyone()  # all have heard of it before the first one ends
+    if met is not None:
+        raise met
     if fault[0] is not None:
         raise UserError(fault[0])
     return result

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from leukofold.augment import Augmentation
 from leukofold.backbone_features import FeatureDataset, augmented_features, feature_views, scoring_features
-from leukofold.errors import UserError
+from leukofold.errors import UserError, first_line
 from leukofold.experiment import Experiment
 from leukofold.images.preparing import Preparation
 from leukofold.inference import View, adapted_copy, by_domain, score_rows, tta_views, view_logits
@@ -24,11 +24,11 @@ from leukofold.metrics import METRICS, score
 from leukofold.models.adaptation import need_batch_statistics
 from leukofold.models.classifier import Classifier
 from leukofold.models.dinobloom import SEEN, has_seen
-from leukofold.models.weights import load_weights, save_weights
+from leukofold.models.weights import check_weights, load_weights, save_weights
 from leukofold.rowmaps import RowMap
 from leukofold.runs import FoldFolder
 from leukofold.sampling import EpochSampler
-from leukofold.training.checkpoint import load_state, save_state
+from leukofold.training.checkpoint import ANEW, load_state, save_state
 from leukofold.training.distillation import load_teachers
 from leukofold.training.guarding import NONFINITE, LossGuard
 from leukofold.training.losses import EachHead, build_loss, soft_targets
@@ -236,14 +236,21 @@ class Trainer:
                 f"{self.folder.path}: its teachers were trained anew since; train it afresh, without --resume, or "
                 "delete that folder"
             )
-        self.network.load_state_dict(state["model"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        self.plain_optimizer.load_state_dict(state["optimizer"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.schedule.take_up(state.get("schedule"))
-        self.progress = Progress(**state["progress"])
+        try:
+            self.network.load_state_dict(state["model"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(state["ema"])
+            self.plain_optimizer.load_state_dict(state["optimizer"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.schedule.take_up(state.get("schedule"))
+            self.progress = Progress(**state["progress"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"{self.folder.state}: not a state of this training ({first_line(error)}); {ANEW}"
+            ) from None
+        if self.progress.best_epoch:
+            check_weights(self.folder.weights)  # now, not after the last epoch
         for row in self.progress.history:  # an older version did not count them
             row.setdefault("skipped", 0)
         return True
