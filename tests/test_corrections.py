@@ -261,5 +261,5 @@ def test_a_run_does_not_go_on_after_its_list_has_changed(rendered_wbcbench: Path
     config = config_of(rendered_wbcbench, tmp_path, drop_issues=path)
     train_folds(config, run, [0], resume=False, debug=False)
     write(path, lines)
-    with pytest.raises(UserError, match=r"trained with another corrections_sha256; name another run"):
+    with pytest.raises(UserError, match=r"trained with another choice of images to train on .*; name another run"):
         train_folds(config, run, [1], resume=False, debug=False)

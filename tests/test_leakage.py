@@ -354,7 +354,7 @@ def test_a_resume_is_refused_where_a_run_was_trained_on_copies_of_test_images(ro
     older = {**json.loads(path.read_text()), "corrections_sha256": None}
     del older["test_copies"]
     path.write_text(json.dumps(older))
-    with pytest.raises(UserError, match="the run was trained with another corrections_sha256"):
+    with pytest.raises(UserError, match="the run was trained with another choice of images to train on"):
         train_folds(config, run, [1], resume=True, debug=False)
 
 

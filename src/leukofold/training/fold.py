@@ -104,7 +104,7 @@ def train_fold(
         if resume and state == BEGUN and trainer.resume():
             say(f"fold {fold}: resumed after epoch {trainer.progress.epoch}")
         else:
-            if state == COMPLETE:
+            if run.fold(fold).complete:
                 say(f"fold {fold}: replaces an earlier training in {working_path(run.fold(fold).path)}")
             made_of = {**metadata, **_known_of(experiment, trainer)}
             main_only(accelerator, partial(_begin, experiment, fold, made_of, replaced))
