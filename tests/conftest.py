@@ -64,6 +64,17 @@ def rendered_cnmc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def small_images(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Twelve small random images as rows of a table; read only."""
+    folder, rng, paths = tmp_path_factory.mktemp("images"), np.random.default_rng(0), []
+    for i in range(12):
+        paths.append(str(folder / f"{i}.png"))
+        cv2.imwrite(paths[-1], rng.integers(0, 256, (40, 44, 3), dtype=np.uint8))
+    ids = [f"{i}.png" for i in range(12)]
+    return pd.DataFrame({"image_id": ids, "path": paths, "label": np.arange(12) % 3, "split": ""})
+
+
 def draw_cell(path: Path, label: int, seed: int, light: int) -> None:
     """Draws a disc whose size is its class, in a laboratory's light."""
     rng = np.random.default_rng(seed)

@@ -19,14 +19,9 @@ from leukofold.sampling import EpochSampler
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """Twelve small random images as rows of a table."""
-    folder, rng, paths = tmp_path_factory.mktemp("images"), np.random.default_rng(0), []
-    for i in range(12):
-        paths.append(str(folder / f"{i}.png"))
-        cv2.imwrite(paths[-1], rng.integers(0, 256, (40, 44, 3), dtype=np.uint8))
-    ids = [f"{i}.png" for i in range(12)]
-    return pd.DataFrame({"image_id": ids, "path": paths, "label": np.arange(12) % 3, "split": ""})
+def images(small_images: pd.DataFrame) -> pd.DataFrame:
+    """The images, under a short name."""
+    return small_images
 
 
 @pytest.fixture(scope="module")
