@@ -27,10 +27,10 @@ demo: $(INSTALLED)  ## both competitions end to end on rendered images: two chec
 	@$(BIN)/python scripts/blend.py --run demo --run demo_cnmc
 
 test: $(INSTALLED)  ## the whole test suite, on two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-kills: $(INSTALLED)  ## two trainings, on one process and on two, each killed 30 times and resumed: the same bits
-	LEUKOFOLD_KILLS=30 $(BIN)/python -m pytest -n 2 tests/test_resume.py
+kills: $(INSTALLED)  ## trainings killed at random and resumed, 40 times on one process and 20 on two: the same bits
+	LEUKOFOLD_KILLS=40 $(BIN)/python -m pytest -n 2 tests/test_resume.py
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

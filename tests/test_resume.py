@@ -12,7 +12,7 @@ import pytest
 from tests.trainings import Started, start, train
 
 KILLS = int(os.environ.get("LEUKOFOLD_KILLS", "2"))
-"""Kills of a training on one process, and as many on two; more of them: make kills."""
+"""Kills of a training on one process, and half as many on two; more of them: make kills."""
 
 CONFIG = """
 data: {competition: wbcbench, root: input, workers: 1}
@@ -104,7 +104,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(
     undisturbed = run_undisturbed(make_folder(tmp_path / "undisturbed", rendered_wbcbench), processes)
     rng, folder, kills = random.Random(processes), tmp_path / "killed", 0
     make_folder(folder, rendered_wbcbench)
-    while kills < KILLS:
+    while kills < KILLS // processes:
         started = kill_somewhere(folder, undisturbed, processes, rng)
         codes = [one.process.exitcode for one in started]
         kills += -9 in codes
