@@ -400,10 +400,8 @@ class RunFolder:
 
     def split_settings(self) -> FoldsConfig | None:
         """Returns the ``folds`` section that the run's split was made by; None if no training has begun."""
-        away = {f"fold{k}" for k in self.to_be_replaced()}
-        folders = [FoldFolder(path) for path in sorted(self.path.glob("fold[0-9]*")) if path.name not in away]
         try:
-            found = (folder.metadata() for folder in folders)
+            found = (FoldFolder(path).metadata() for path in sorted(self.path.glob("fold[0-9]*")))
             sections = (metadata["config"]["folds"] for metadata in found if metadata)
             return next((FoldsConfig.model_validate(section) for section in sections), None)
         except (ValidationError, UserError, KeyError, TypeError):  # of another version of this project, or damaged
