@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from leukofold.competitions import get_competition
 from leukofold.config import Config, FoldsConfig
 from leukofold.rendering import RenderSpec, render
 from leukofold.runs import Predictions, RunFolder
+from tests.trainings import run_script
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 N_LABELLED, N_FOLDS = 30, 3  # of the runs made by hand
@@ -266,8 +266,7 @@ class Commands:
     def run(self, script: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
         """Runs one script to its end."""
         environment = {"PATH": self.path, "HOME": str(self.home), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-        command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
-        return subprocess.run(command, cwd=self.cwd, env=environment, capture_output=True, text=True, check=False)
+        return run_script(SCRIPTS / script, [str(argument) for argument in arguments], self.cwd, environment)
 
     def succeed(self, script: str, *arguments: str | Path) -> str:
         """Runs one script that must succeed, and returns what it printed."""

@@ -1,4 +1,4 @@
-"""Real processes of scripts/train_fold.py, started fast, and ended at any moment.
+"""Real processes of the scripts, started fast; of scripts/train_fold.py also several, ended at any moment.
 
 They are forked off a server that has imported torch and the others once. Each is a session of its own, so that it can
 be killed together with its loaders, and several can meet as a launcher's would.
@@ -9,17 +9,25 @@ import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train_fold.py"
 PATIENCE = 150  # seconds; nothing here takes a tenth of that, unless it hangs
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # as the scripts do, for the server
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["leukofold.training.fold", "leukofold.training.machine"])
+_SERVER.set_forkserver_preload(
+    [
+        f"leukofold.{name}"
+        for name in ("training.fold", "training.machine", "prediction", "report.page", "labels.folder", "blending")
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,38 @@ def pause_after_the_first_epoch() -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
 
     setattr(tqdm, "write", writing)  # noqa: B010 - else it is typed as a method
+
+
+def run_script(
+    script: Path, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]
+) -> "subprocess.CompletedProcess[str]":
+    """Runs one script to its end, with an environment of its own; like ``subprocess.run`` but for the imports."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("stdout", "stderr")]
+        process = _SERVER.Process(target=_run_script, args=(script, arguments, cwd, dict(environment), files))
+        process.start()
+        process.join(PATIENCE)
+        if process.is_alive():
+            process.kill()
+            raise AssertionError(f"{script.name} hangs: {files[1].read_text(encoding='utf-8')[-2000:]}")
+        printed = [path.read_text(encoding="utf-8") for path in files]
+    return subprocess.CompletedProcess([str(script), *arguments], int(process.exitcode or 0), *printed)
+
+
+def _run_script(
+    script: Path, arguments: Sequence[str], cwd: Path, environment: dict[str, str], files: Sequence[Path]
+) -> None:
+    """What the process does."""
+    os.chdir(cwd)
+    for number, path in enumerate(files, start=1):
+        with path.open("w") as file:
+            os.dup2(file.fileno(), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server has it ignored
+    multiprocessing.set_start_method("fork", force=True)  # not the server's own
+    sys.argv = [str(script), *arguments]
+    runpy.run_path(str(script), run_name="__main__")
 
 
 def _free_port() -> int:
